@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ImageService: owns images, from registration to deletion.
+ *
+ * On disk, under STATE_DIR:
+ *	drafts/ID/FILE…    what is being put together
+ *	images/ID/FILE…    published; files 0444, never changed again
+ *	staging/…          half-made things; nothing here outlives the operation that made it
+ *	trash/…            being removed; emptied in the background and at the next start
+ * The store says which image an ID is and what its name is; a directory's place (drafts or images)
+ * must agree with the row's state, and recover() makes it so.
+ */
+#ifndef BANGER_IMAGE_SERVICE_H
+#define BANGER_IMAGE_SERVICE_H
+
+#include <banger/paths.h>
+#include "op/hub.h"
+#include "op/operation.h"
+#include "op/publication.h"
+#include "store/store.h"
+
+struct image_service;
+
+/* What an import was given. */
+struct image_import {
+	const char *name;
+	const char *format; /* "auto", "raw", "tar" */
+	const char *source; /* for people; may be NULL */
+	int64_t size;	    /* of the filesystem in bytes; 0: what it holds and some headroom */
+	int fd;		    /* borrowed: a regular file, or a pipe */
+};
+
+/*
+ * What the service needs. Pointers are borrowed and must outlive it. The function members are the slow
+ * steps; NULL means the real one (or UNSUPPORTED where this build has none yet), and a test puts its
+ * own there. Each gets `arg` first.
+ */
+struct image_service_deps {
+	const struct banger_config *config;
+	struct store *store;
+	struct operations *operations;
+	struct publication_lock *publication;
+	struct hub *hub;
+	int state_dir_fd;
+	void *arg;
+	/* Begin an operation of the service's own (recovery, emptying the trash). */
+	int (*begin_operation)(void *arg, const char *method, struct operation **ret, struct banger_error *err);
+	/* Pull `reference` and flatten it into the file rootfs_fd. */
+	int (*pull_and_flatten)(void *arg, struct operation *op, const char *reference, int rootfs_fd, struct banger_error *err);
+	/* Complete a pulled root filesystem in place (mount points, configuration). */
+	int (*finalize_rootfs)(void *arg, struct operation *op, int rootfs_fd, struct banger_image *image, struct banger_error *err);
+	/* Fetch the bundle at `location` into the directory dir_fd. */
+	int (*fetch_bundle)(void *arg, struct operation *op, const char *location, int dir_fd, struct banger_error *err);
+	/* Build a work seed from rootfs_fd into seed_fd. */
+	int (*build_work_seed)(void *arg, struct operation *op, int rootfs_fd, int seed_fd, struct banger_error *err);
+	/* Turn a tar stream into an ext4 image in out_fd (banger-unpack in its sandbox). size 0: as needed. */
+	int (*flatten_tar)(void *arg, struct operation *op, int tar_fd, int out_fd, int64_t size, struct banger_error *err);
+	/* Is image `id` in use? 0 no; BUSY and who uses it. NULL: nobody can. */
+	int (*in_use)(void *arg, const char *id, struct banger_error *err);
+};
+
+/* Creates the directories. Does not touch what is there; call image_service_recover() before serving. */
+int image_service_new(const struct image_service_deps *deps, struct image_service **ret, struct banger_error *err);
+void image_service_freep(struct image_service **s); /* stops the trash thread */
+
+/* Reconcile store and directories after a crash; logs each repair. Also starts the trash thread. */
+int image_service_recover(struct image_service *s, struct banger_error *err);
+/* The same comparison, changing nothing: calls report for each disagreement, returns their number. */
+int image_service_check(struct image_service *s, void (*report)(void *arg, const char *what), void *arg, struct banger_error *err);
+
+/* The operations. `op` is the running operation; *ret is owned by the caller on success. Errors as in
+ * methods.h. */
+int image_service_register(struct image_service *s, struct operation *op, const char *name, const char *source, struct banger_image *ret, struct banger_error *err);
+int image_service_promote(struct image_service *s, struct operation *op, const char *draft, const char *name, struct banger_image *ret, struct banger_error *err);
+int image_service_rename(struct image_service *s, struct operation *op, const char *image, const char *name, struct banger_image *ret, struct banger_error *err);
+int image_service_swap(struct image_service *s, struct operation *op, const char *a, const char *b, struct banger_image ret[2], struct banger_error *err);
+int image_service_delete(struct image_service *s, struct operation *op, const char *image, struct banger_image *ret, struct banger_error *err);
+int image_service_import(struct image_service *s, struct operation *op, const struct image_import *in, struct banger_image *ret, struct banger_error *err);
+int image_service_configure(struct image_service *s, struct operation *op, const char *draft, struct json_object *document, struct banger_image *ret, struct banger_error *err);
+
+struct image_verdict {
+	struct banger_image image;
+	char digest[72];
+	bool digest_ok, fsck_ok;
+	char fsck[512]; /* "clean", or the first complaints of e2fsck -fn */
+};
+int image_service_verify(struct image_service *s, struct operation *op, const char *image, struct image_verdict *ret, struct banger_error *err);
+
+int image_service_find(struct image_service *s, const char *word, int state, struct banger_image *ret, struct banger_error *err);
+/* Read-only descriptor of a file of a published image (or a draft). NOT_FOUND. */
+int image_service_open(struct image_service *s, const struct banger_image *image, const char *file, int *ret_fd, struct banger_error *err);
+/* O_PATH descriptors of images/ and drafts/, owned by the service. */
+int image_service_images_fd(const struct image_service *s);
+int image_service_drafts_fd(const struct image_service *s);
+/* How many entries wait in the trash. */
+int64_t image_service_trash(const struct image_service *s);
+
+/* Drafts (image/draft.c): methods.h, draft.*. */
+struct draft_open {
+	const char *id, *file;
+	bool write, create, excl, trunc;
+	unsigned mode;
+};
+int image_service_draft_open(struct image_service *s, const struct draft_open *o, int *ret_fd, struct banger_error *err);
+int image_service_draft_unlink(struct image_service *s, const char *id, const char *file, struct banger_error *err);
+int image_service_draft_rename(struct image_service *s, const char *id, const char *from, const char *to_id, const char *to, unsigned flags, struct banger_error *err);
+int image_service_draft_symlink(struct image_service *s, const char *id, const char *file, const char *target, struct banger_error *err);
+struct draft_attr {
+	int64_t mode, uid, gid, size;	  /* -1: leave */
+	int64_t atime_ns, mtime_ns;	  /* INT64_MIN: leave */
+};
+int image_service_draft_setattr(struct image_service *s, const char *id, const char *file, const struct draft_attr *a, struct banger_error *err);
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The methods of bangerd. "?" marks an optional member, "+fd" a descriptor that travels with the
+ * line. IMAGE, KERNEL: an exact name, else an exact id, else a prefix of either that only one has;
+ * an image may be qualified as "images/NAME" or "drafts/NAME". <image>, <kernel>, <op>: model.h.
+ * Any method may fail with bad_request, internal, cancelled; the others are named.
+ *
+ *   version    {}                                  → {"program","version","protocol":1}
+ *   ping       {}                                  → {}
+ *   status     {}                                  → {"version","pid","uptime_ms","state_dir","socket","generation",
+ *                                                     "images","drafts","kernels","trash","clients","watchers",
+ *                                                     "publication_lock":{"held":bool,"op_id"?,"held_us"?},
+ *                                                     "operations":[<op> that run now]}
+ *   doctor     {"check"?:bool}                     → {"checks":[{"name","ok":bool,"detail","advice"?}]}; check: reconcile
+ *                                                     store and directories without changing them, a line per disagreement
+ *   registry.watch {"ops"?:bool,"snapshot"?:bool}  a stream; see below
+ *
+ *   image.ls   {"state"?:"draft"|"published","after"?:ID,"limit"?} → {"images":[<image>…] by id,"next"?:ID}
+ *   image.show {"image":IMAGE}                     → {"image":<image>,"files":[{"name","size","blocks" of 512 bytes}]}
+ *   image.register {"name","source"?}              → {"image":<image>}                exists, name_too_long
+ *   image.promote  {"draft":IMAGE,"name"?}         → {"image":<image>}                exists incomplete corrupt busy no_space
+ *   image.rename   {"image":IMAGE,"name"}          → {"image":<image>}                exists
+ *   image.swap     {"a":IMAGE,"b":IMAGE}           → {"images":[<image>,<image>]}     both of one state
+ *   image.delete   {"image":IMAGE}                 → {"image":<image> as it was}      busy
+ *   image.import   {"name","format":"auto"|"raw"|"tar","source"?,"size"?:bytes} +fd → {"image":<image>}   published
+ *   image.verify   {"image":IMAGE}                 → {"image":<image>,"digest","digest_ok":bool,"fsck":"clean"|text,"ok":bool}
+ *   image.configure {"image":IMAGE (a draft),"document":{…}} → {"image":<image>}      as writing image.json
+ *
+ * What a draft holds (bangerfs's; ID is a draft's id; each is immutable once it is published):
+ *   draft.open    {"id","file","write"?:bool,"create"?:bool,"excl"?:bool,"trunc"?:bool,"mode"?} → {} +fd   exists not_found
+ *   draft.unlink  {"id","file"}                    → {}
+ *   draft.rename  {"id","from","to_id"?,"to","noreplace"?:bool,"exchange"?:bool} → {}
+ *   draft.symlink {"id","file","target"}           → {}         target must be absolute: bad_request
+ *   draft.setattr {"id","file","mode"?,"uid"?,"gid"?,"size"?,"atime_ns"?,"mtime_ns"?} → {}   on a symlink: the link itself
+ *
+ *   kernel.ls {} → {"kernels":[<kernel>…]}         kernel.show {"kernel":KERNEL} → {"kernel":<kernel>,"files":[…]}
+ *   kernel.import {"name","format":"auto"|"vmlinuz"|"deb"|"tar","source"?} +fd → {"kernel":<kernel>}   exists corrupt
+ *   kernel.delete {"kernel":KERNEL}                → {"kernel"}                       busy
+ *
+ *   vm.run {"image":IMAGE,"kernel"?,"cpus"?,"memory"?:bytes,"argv"?:[…],"env"?:[…],"user"?,"workdir"?,"accel"?,
+ *           "timeout_ms"?} +fd stdin +fd stdout +fd stderr → {"exit_code"?:int,"signal"?:int,"name","accel"}
+ *           The VM ends when the client's connection does.
+ *
+ *   op.ls   {"limit"?,"failed"?:bool,"uid"?}       → {"ops":[<op>…] newest first}
+ *   op.show {"op_id"}                              → {"op":<op>}   (op_id: whole, or a prefix that one has)
+ *   op.log  {"op_id"?,"follow"?:bool}              → {} then a stream of log records; the end when not followed
+ *   op.cancel {"op_id"}                            → {}            not_found when it does not run
+ *   op.report {"op":<op>}                          → {}            a trusted peer tells of an operation that it
+ *                                                    refused itself; it is logged and kept as any other
+ *
+ * registry.watch. The reply is {"ok":true,"result":{"generation":N,"directories":["images","drafts","kernels"]}}; for
+ * a trusted peer three descriptors come with it: directories that hold ID/FILE for each image, draft and kernel.
+ * Unless "snapshot" is false then come {"event":"snapshot","images":[…]?,"kernels":[…]?,"ops":[…]?} (several), and
+ * {"event":"ready","generation":N}. After that each change, in the order in which it was committed:
+ *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|configured","ts","op_id",
+ *    "generation":N,"images":[<image>…]}      a deleted image has "state":"deleted"; apply: remove by id, or insert or
+ *                                              replace by id (the two of a swap in one step)
+ *   {"event":"kernel","change":"imported|deleted","ts","op_id","generation":N,"kernel":<kernel>}  (deleted: "state":"deleted")
+ *   {"event":"op","op":<op>}                   when "ops": at its end, at its start if it is a long one
+ * The reply to a change carries "generation":N in its result beside what is listed above; a watcher that has applied N
+ * sees it. A watcher that does not read is cut off; it connects again and takes a new snapshot.
+ *
+ * Who is trusted: root and the daemon's own uid. Anyone else the socket lets in (its group) may call what only reads
+ * (version ping status doctor image.ls image.show kernel.ls kernel.show op.ls op.show op.log registry.watch without
+ * descriptors) and gets `denied` for the rest. "actor" in a request is believed of trusted peers only.
+ */
+#ifndef BANGER_METHODS_H
+#define BANGER_METHODS_H
+
+#define BANGER_METHODS(X)                                                                          \
+	X(VERSION, "version")                                                                      \
+	X(PING, "ping")                                                                            \
+	X(STATUS, "status")                                                                        \
+	X(DOCTOR, "doctor")                                                                        \
+	X(REGISTRY_WATCH, "registry.watch")                                                        \
+	X(IMAGE_LS, "image.ls")                                                                    \
+	X(IMAGE_SHOW, "image.show")                                                                \
+	X(IMAGE_REGISTER, "image.register")                                                        \
+	X(IMAGE_PROMOTE, "image.promote")                                                          \
+	X(IMAGE_RENAME, "image.rename")                                                            \
+	X(IMAGE_SWAP, "image.swap")                                                                \
+	X(IMAGE_DELETE, "image.delete")                                                            \
+	X(IMAGE_IMPORT, "image.import")                                                            \
+	X(IMAGE_VERIFY, "image.verify")                                                            \
+	X(IMAGE_CONFIGURE, "image.configure")                                                      \
+	X(DRAFT_OPEN, "draft.open")                                                                \
+	X(DRAFT_UNLINK, "draft.unlink")                                                            \
+	X(DRAFT_RENAME, "draft.rename")                                                            \
+	X(DRAFT_SYMLINK, "draft.symlink")                                                          \
+	X(DRAFT_SETATTR, "draft.setattr")                                                          \
+	X(KERNEL_LS, "kernel.ls")                                                                  \
+	X(KERNEL_SHOW, "kernel.show")                                                              \
+	X(KERNEL_IMPORT, "kernel.import")                                                          \
+	X(KERNEL_DELETE, "kernel.delete")                                                          \
+	X(VM_RUN, "vm.run")                                                                        \
+	X(OP_LS, "op.ls")                                                                          \
+	X(OP_SHOW, "op.show")                                                                      \
+	X(OP_LOG, "op.log")                                                                        \
+	X(OP_CANCEL, "op.cancel")                                                                  \
+	X(OP_REPORT, "op.report")
+
+#define X(sym, name) static const char BANGER_METHOD_##sym[] __attribute__((unused)) = name;
+BANGER_METHODS(X)
+#undef X
+
+#endif

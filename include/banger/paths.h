@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where things are, and the configuration. A flag beats the environment, the environment beats the
+ * configuration file, that beats the default.
+ *
+ * The configuration file is one JSON object ($BANGER_CONFIG; else /etc/banger/config.json for root,
+ * $XDG_CONFIG_HOME/banger/config.json or ~/.config/banger/config.json otherwise; absent is fine
+ * unless it was named). An unknown key or a wrong type is an error with the key's name.
+ */
+#ifndef BANGER_PATHS_H
+#define BANGER_PATHS_H
+
+#include <banger/error.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* X(field, json key, type, environment variable or NULL). Strings are owned by the struct. */
+struct banger_config {
+	char *state_dir;      /* "state_dir"      BANGER_STATE_DIR */
+	char *runtime_dir;    /* "runtime_dir"    BANGER_RUNTIME_DIR */
+	char *socket;	      /* "socket"         BANGER_SOCKET        default RUNTIME_DIR/bangerd.sock */
+	char *helper_socket;  /* "helper_socket"  BANGER_HELPER_SOCKET default RUNTIME_DIR/helper.sock */
+	char *libexec_dir;    /* "libexec_dir"    BANGER_LIBEXEC_DIR   where banger-unpack and banger-agent are */
+	char *default_kernel; /* "default_kernel" name of a kernel; NULL: the only one there is */
+	char *accel;	      /* "accel"          auto|kvm|tcg, default auto */
+	char *qemu;	      /* "qemu"           BANGER_QEMU, program; default qemu-system-x86_64 */
+	char *socket_group;   /* "socket_group"   group that may use the socket; NULL: the owner alone */
+	int64_t ops_kept;     /* "ops_kept"       operation records kept, default 1000 */
+	int64_t connections;  /* "connections"    clients at once, default 512 */
+	int64_t lock_wait_ms; /* "writers_wait_ms" how long promote waits for open writers, default 2000 */
+	char *file;	      /* the file that was read; NULL: none */
+};
+
+/* What the command line said; any member may be NULL. */
+struct banger_config_flags {
+	const char *config, *state_dir, *runtime_dir, *socket;
+};
+int banger_config_load(const struct banger_config_flags *flags, struct banger_config *ret, struct banger_error *err);
+void banger_config_done(struct banger_config *c);
+
+/* Path of one of our own helper programs ("banger-unpack"): libexec_dir, else beside the running
+ * program (a build tree), else the installed place. Caller frees. NOT_FOUND lists where it looked. */
+int banger_config_program(const struct banger_config *c, const char *name, char **ret, struct banger_error *err);
+
+/* mkdir -p with mode for what is new. */
+int banger_mkdir_p(const char *path, unsigned mode, struct banger_error *err);
+
+#endif

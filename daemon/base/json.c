@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * JSON as banger reads and builds it: json-c with its strict switch, UTF-8 checked by ourselves
+ * (json-c checks it only in part), a depth limit, and nothing allowed after the document. Strings
+ * with a NUL in them are refused where they are read as C strings: "a\u0000b" must not be taken for
+ * "a".
+ */
+#include <banger/wire.h>
+#include <limits.h>
+#include <string.h>
+
+static void tokener_freep(struct json_tokener **t)
+{
+	if (*t)
+		json_tokener_free(*t);
+}
+
+int banger_json_parse(const char *s, size_t len, struct json_object **ret, struct banger_error *err)
+{
+	_cleanup_(tokener_freep) struct json_tokener *t =
+		json_tokener_new_ex(BANGER_WIRE_DEPTH_MAX);
+	_cleanup_json_ struct json_object *o = NULL;
+
+	if (!t)
+		return banger_error_oom(err);
+	if (len > INT_MAX)
+		return banger_error_set(err, BANGER_TOO_LARGE, "the document is too large");
+	if (!banger_utf8_valid(s, len))
+		return banger_error_set(err, BANGER_BAD_REQUEST, "not valid UTF-8");
+	if (memchr(s, '\0', len))
+		return banger_error_set(err, BANGER_BAD_REQUEST, "not JSON: it has a NUL byte");
+	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
+	o = json_tokener_parse_ex(t, s, (int)len);
+	enum json_tokener_error e = json_tokener_get_error(t);
+	if (e == json_tokener_continue) {
+		/* A number at the end of the input is only known to be over at a terminator. */
+		o = json_tokener_parse_ex(t, "", 1);
+		e = json_tokener_get_error(t);
+		if (e == json_tokener_continue || (e != json_tokener_success && !o))
+			return banger_error_set(
+				err, BANGER_BAD_REQUEST, "not JSON: it ends too early");
+	}
+	if (e == json_tokener_error_depth)
+		return banger_error_set(err, BANGER_BAD_REQUEST,
+			"not acceptable JSON: nested deeper than %d", BANGER_WIRE_DEPTH_MAX);
+	if (e != json_tokener_success)
+		return banger_error_set(err, BANGER_BAD_REQUEST, "not JSON: %s at byte %zu",
+			json_tokener_error_desc(e), json_tokener_get_parse_end(t));
+	for (size_t i = json_tokener_get_parse_end(t); i < len; i++)
+		if (!strchr(" \t\r\n", s[i]))
+			return banger_error_set(err, BANGER_BAD_REQUEST,
+				"not JSON: more after the document, at byte %zu", i);
+	*ret = TAKE_PTR(o);
+	return 0;
+}
+
+struct json_object *banger_json_get(struct json_object *o, const char *key)
+{
+	struct json_object *v = NULL;
+
+	if (!json_object_is_type(o, json_type_object) || !json_object_object_get_ex(o, key, &v))
+		return NULL;
+	return v;
+}
+
+const char *banger_json_str(struct json_object *o, const char *key)
+{
+	struct json_object *v = banger_json_get(o, key);
+
+	if (!json_object_is_type(v, json_type_string))
+		return NULL;
+	const char *s = json_object_get_string(v);
+	return s && strlen(s) == (size_t)json_object_get_string_len(v) ? s : NULL;
+}
+
+int64_t banger_json_int(struct json_object *o, const char *key, int64_t otherwise)
+{
+	struct json_object *v = banger_json_get(o, key);
+
+	return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : otherwise;
+}
+
+bool banger_json_bool(struct json_object *o, const char *key, bool otherwise)
+{
+	struct json_object *v = banger_json_get(o, key);
+
+	return json_object_is_type(v, json_type_boolean) ? json_object_get_boolean(v) : otherwise;
+}
+
+int banger_json_add(struct json_object *o, const char *key, struct json_object *v)
+{
+	if (!v || json_object_object_add(o, key, v) < 0) {
+		json_object_put(v);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+int banger_json_add_str(struct json_object *o, const char *key, const char *s)
+{
+	return s ? banger_json_add(o, key, json_object_new_string(s)) : 0;
+}
+
+int banger_json_add_int(struct json_object *o, const char *key, int64_t v)
+{
+	return banger_json_add(o, key, json_object_new_int64(v));
+}
+
+int banger_json_add_bool(struct json_object *o, const char *key, bool v)
+{
+	return banger_json_add(o, key, json_object_new_boolean(v));
+}

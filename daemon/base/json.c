@@ -32,6 +32,7 @@ int banger_json_parse(const char *s, size_t len, struct json_object **ret, struc
 	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
 	o = json_tokener_parse_ex(t, s, (int)len);
 	enum json_tokener_error e = json_tokener_get_error(t);
+	size_t end = json_tokener_get_parse_end(t);
 	if (e == json_tokener_continue) {
 		/* A number at the end of the input is only known to be over at a terminator. */
 		o = json_tokener_parse_ex(t, "", 1);
@@ -45,8 +46,8 @@ int banger_json_parse(const char *s, size_t len, struct json_object **ret, struc
 			"not acceptable JSON: nested deeper than %d", BANGER_WIRE_DEPTH_MAX);
 	if (e != json_tokener_success)
 		return banger_error_set(err, BANGER_BAD_REQUEST, "not JSON: %s at byte %zu",
-			json_tokener_error_desc(e), json_tokener_get_parse_end(t));
-	for (size_t i = json_tokener_get_parse_end(t); i < len; i++)
+			json_tokener_error_desc(e), end);
+	for (size_t i = end; i < len; i++)
 		if (!strchr(" \t\r\n", s[i]))
 			return banger_error_set(err, BANGER_BAD_REQUEST,
 				"not JSON: more after the document, at byte %zu", i);

@@ -86,7 +86,7 @@ static int make_room(struct banger_wire_reader *r)
 	return 0;
 }
 
-static void queue_fds(struct banger_wire_reader *r, struct msghdr *m)
+static void queue_fds(struct banger_wire_reader *r, struct msghdr *m, size_t received)
 {
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
@@ -101,7 +101,7 @@ static void queue_fds(struct banger_wire_reader *r, struct msghdr *m)
 				continue;
 			}
 			r->fds[r->nfds].fd = fd;
-			r->fds[r->nfds++].at = r->base + r->end;
+			r->fds[r->nfds++].at = r->base + r->end + received - 1;
 		}
 	}
 }
@@ -130,7 +130,7 @@ static int fill(struct banger_wire_reader *r)
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
-	queue_fds(r, &m);
+	queue_fds(r, &m, n > 0 ? n : 1);
 	r->end += n;
 	return n > 0;
 }

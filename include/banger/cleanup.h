@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <json-c/json.h>
 
-#define _cleanup_(f) __attribute__((cleanup(f)))
+#define _cleanup_(f) __attribute__((cleanup(f), unused))
 #define _printf_(a, b) __attribute__((format(printf, a, b)))
 #define ELEMENTSOF(a) (sizeof(a) / sizeof((a)[0]))
 

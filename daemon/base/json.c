@@ -4,6 +4,9 @@
  * (json-c checks it only in part), a depth limit, and nothing allowed after the document. Strings
  * with a NUL in them are refused where they are read as C strings: "a\u0000b" must not be taken for
  * "a".
+ *
+ * Two laxnesses of json-c stay, and harm nothing: a member's name may stand in single quotes, and NaN
+ * and Infinity are numbers; whoever reads a double checks its range.
  */
 #include <banger/wire.h>
 #include <limits.h>

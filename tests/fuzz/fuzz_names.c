@@ -73,6 +73,8 @@ static void fuzz_image(struct json_object *o)
 		return;
 	MUST(banger_name_valid(image.name) && banger_id_valid(image.id));
 	MUST(!image.kernel || banger_name_valid(image.kernel));
+	if (!image.created_us)
+		return; /* the epoch stands for "no time" and is not written */
 	_cleanup_json_ struct json_object *out = banger_image_to_json(&image), *out2 = NULL,
 					  *out3 = NULL;
 	MUST(out && banger_image_from_json(out, &again, NULL) == 0);

@@ -36,6 +36,22 @@ static size_t depth_of(struct json_object *o)
 	return 0;
 }
 
+/* Outside of strings JSON has no letters but those of true, false, null and an exponent's e: NaN
+ * and Infinity, which some parsers take, are not JSON and cannot be sent on. */
+static bool only_json_letters(const char *s, size_t len)
+{
+	bool string = false;
+	for (size_t i = 0; i < len; i++) {
+		if (string && s[i] == '\\')
+			i++;
+		else if (s[i] == '"')
+			string = !string;
+		else if (!string && s[i] && strchr("NIiy", s[i]))
+			return false;
+	}
+	return true;
+}
+
 static void check_refusal(int r, const struct banger_error *err)
 {
 	MUST(r < 0);
@@ -48,6 +64,7 @@ static void check_refusal(int r, const struct banger_error *err)
 	MUST(reply && banger_json_get(reply, "error"));
 }
 
+/* Takes any document; that a request is an object is for the request's own parser. */
 static void fuzz_json(const char *text, size_t len)
 {
 	_cleanup_json_ struct json_object *o = NULL, *again = NULL;
@@ -58,8 +75,8 @@ static void fuzz_json(const char *text, size_t len)
 		check_refusal(r, &err);
 		return;
 	}
-	MUST(json_object_is_type(o, json_type_object));
 	MUST(banger_utf8_valid(text, len));
+	MUST(only_json_letters(text, len));
 	MUST(depth_of(o) <= BANGER_WIRE_DEPTH_MAX);
 	const char *out = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN);
 	MUST(banger_json_parse(out, strlen(out), &again, &err) == 0);

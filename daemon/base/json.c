@@ -5,8 +5,8 @@
  * with a NUL in them are refused where they are read as C strings: "a\u0000b" must not be taken for
  * "a".
  *
- * Two laxnesses of json-c stay, and harm nothing: a member's name may stand in single quotes, and NaN
- * and Infinity are numbers; whoever reads a double checks its range.
+ * Even when strict, json-c takes NaN, Infinity and member names in single quotes. What is between
+ * the strings is therefore looked at first: only JSON's own characters may stand there.
  */
 #include <banger/wire.h>
 #include <limits.h>
@@ -16,6 +16,22 @@ static void tokener_freep(struct json_tokener **t)
 {
 	if (*t)
 		json_tokener_free(*t);
+}
+
+/* The offset of the first byte outside strings that no JSON document can have there; len: none. */
+static size_t foreign_byte(const char *s, size_t len)
+{
+	bool in_string = false;
+
+	for (size_t i = 0; i < len; i++) {
+		if (in_string && s[i] == '\\')
+			i++;
+		else if (s[i] == '"')
+			in_string = !in_string;
+		else if (!in_string && !strchr(" \t\r\n{}[],:+-.0123456789eEtrufalsn", s[i]))
+			return i;
+	}
+	return len;
 }
 
 int banger_json_parse(const char *s, size_t len, struct json_object **ret, struct banger_error *err)
@@ -32,6 +48,10 @@ int banger_json_parse(const char *s, size_t len, struct json_object **ret, struc
 		return banger_error_set(err, BANGER_BAD_REQUEST, "not valid UTF-8");
 	if (memchr(s, '\0', len))
 		return banger_error_set(err, BANGER_BAD_REQUEST, "not JSON: it has a NUL byte");
+	size_t foreign = foreign_byte(s, len);
+	if (foreign < len)
+		return banger_error_set(err, BANGER_BAD_REQUEST,
+			"not JSON: unexpected character at byte %zu", foreign);
 	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
 	o = json_tokener_parse_ex(t, s, (int)len);
 	enum json_tokener_error e = json_tokener_get_error(t);

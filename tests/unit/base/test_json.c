@@ -20,7 +20,8 @@ static void taken(void **state)
 static void refused(void **state)
 {
 	static const char *const bad[] = {"", "{", "[1", "{} {}", "{}x", "{a:1}", "['a']", "[1,]",
-		"{\"a\":1,}", "\"\xff\"", "nul", "01x", "/* c */ {}", "{\"a\" 1}", "\"\n"};
+		"{\"a\":1,}", "\"\xff\"", "nul", "NaN", "[-Infinity]", "{'a':1}", "TRUE", "01x",
+		"/* c */ {}", "{\"a\" 1}", "\"\n"};
 	struct banger_error e;
 
 	for (size_t i = 0; i < ELEMENTSOF(bad); i++)

@@ -386,7 +386,8 @@ int banger_reply_parse(
 	if (!code)
 		return banger_error_set(
 			err, BANGER_BAD_REQUEST, "malformed reply: neither a result nor an error");
-	r = banger_error_set(err, banger_code_from_name(code), "%s", message ?: code);
+	r = banger_error_set(err, banger_code_from_name(code), "%s",
+		message && *message ? message : "the peer gave no reason");
 	if (err && banger_op_id_valid(op))
 		memcpy(err->op_id, op, sizeof(err->op_id));
 	return r;

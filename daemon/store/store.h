@@ -23,6 +23,17 @@ struct store;
 int store_open(int state_dir_fd, const char *state_dir, struct store **ret, struct banger_error *err);
 void store_closep(struct store **s);
 
+/* Keep the write-ahead log short: to be called now and then by a thread that is not in a hurry. */
+void store_maintain(struct store *s);
+
+/* For `doctor`. */
+struct store_description {
+	const char *sqlite; /* version of the library; static */
+	char journal[16];   /* "wal" */
+	int64_t schema;
+};
+int store_describe(struct store *s, struct store_description *ret, struct banger_error *err);
+
 /* The last generation given. */
 int store_generation(struct store *s, int64_t *ret, struct banger_error *err);
 
@@ -69,15 +80,18 @@ struct store_op_line {
 	char op_id[BANGER_OP_ID_LEN + 1];
 	char *line; /* a log record, without newline */
 };
-/* One transaction for a batch; an op_id that is there already is replaced. Lines of operations without
- * a record are kept as long as the newest `kept` operations span. Trims. */
+/* One transaction for a batch; an op_id that is there already is replaced. Trims: lines go with the record
+ * of their operation, and there are at most STORE_LINES_PER_OP * kept of them, so that those of operations
+ * without a record go too. It is not synced to the disk: the next change is, and these before it. */
+#define STORE_LINES_PER_OP 32
 int store_ops_put(struct store *s, const struct banger_op_record *ops, size_t n,
 	const struct store_op_line *lines, size_t n_lines, int64_t kept, struct banger_error *err);
 int store_op_find(struct store *s, const char *op_id_or_prefix, struct banger_op_record *ret, struct banger_error *err);
 /* Newest first. *ret is one block to free. failed_only, uid (-1: all) filter. */
 int store_ops_list(struct store *s, int64_t limit, bool failed_only, int64_t uid,
 	struct banger_op_record **ret, size_t *ret_n, struct banger_error *err);
-/* JSON text lines of one operation, oldest first: an array of strings that the caller frees one by one. */
+/* JSON text lines of one operation, or with op_id NULL the newest 1000 of all, oldest first: an array of
+ * strings, which the caller frees one by one. */
 int store_op_lines(struct store *s, const char *op_id, char ***ret, size_t *ret_n, struct banger_error *err);
 
 #endif

@@ -8,6 +8,7 @@
 #ifndef BANGER_HUB_H
 #define BANGER_HUB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <banger/error.h>
 

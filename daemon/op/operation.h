@@ -22,6 +22,7 @@ struct operation;
 
 enum operation_kind {
 	OPERATION_CHANGE, /* recorded, logged at info */
+	OPERATION_LONG,	  /* the same, and its start is an event too */
 	OPERATION_READ,	  /* logged at debug and recorded only when it fails */
 };
 
@@ -31,12 +32,13 @@ int operations_new(struct store *store, struct hub *hub, int64_t kept, struct op
 void operations_freep(struct operations **o);
 
 /* Begin: enters the op on this thread (banger_op_enter) and logs. `op_id` must be valid. params: a
- * summary is made of it (long values shortened, secrets left out); may be NULL. EXISTS when an
- * operation of that id runs now: a peer reuses ids. */
+ * summary is made of it (long values shortened, secrets left out); may be NULL. EXISTS when a change is
+ * asked for under the id of another change that runs now: a peer reuses ids. (What only reads or cancels may
+ * go under the id of the operation that it belongs to.) */
 int operation_begin(struct operations *o, enum operation_kind kind, const char *method, const char *op_id,
 	const struct banger_actor *actor, struct json_object *params, struct operation **ret, struct banger_error *err);
-/* End: logs the outcome (err NULL or OK: completed), records it, publishes the op event, leaves the op
- * and frees it. */
+/* End, on the same thread: logs the outcome (err NULL or OK: completed), records it, publishes the op event,
+ * leaves the op and frees it. Whoever follows the operation's HUB_LOG lines gets an empty one after the last. */
 void operation_end(struct operation *op, const struct banger_error *err);
 
 const char *operation_id(const struct operation *op);
@@ -61,11 +63,14 @@ void operation_completed_record(struct operation *op, struct banger_op_record *r
 /* A record from elsewhere (op.report): logged, kept and published as if it had ended here. */
 void operations_report(struct operations *o, const struct banger_op_record *r);
 
-/* Copies of what runs now; one block to free. */
+/* Copies of the changes that run now, newest first; one block to free. */
 int operations_running(struct operations *o, struct banger_op_record **ret, size_t *ret_n);
+/* Does an operation of this id run, of whatever kind? */
+bool operations_is_running(struct operations *o, const char *op_id);
 /* Write what is pending, so that a reader of the store sees it. */
 void operations_flush(struct operations *o);
-/* Running, or in the store. */
+/* Running, or in the store; all three see what ended before the call. List: running ones first, then as
+ * store_ops_list(). Lines: as store_op_lines(). */
 int operations_find(struct operations *o, const char *word, struct banger_op_record *ret, struct banger_error *err);
 int operations_list(struct operations *o, int64_t limit, bool failed_only, int64_t uid,
 	struct banger_op_record **ret, size_t *ret_n, struct banger_error *err);

@@ -124,10 +124,22 @@ static int note_wal(void *arg, sqlite3 *db, const char *name, int pages)
 	return SQLITE_OK;
 }
 
+/* The check and the walk through all images that follows read all of it, in the order of its trees:
+ * let the kernel read it in the order of the disk. Before SQLite opens the file, because closing
+ * any descriptor of a file drops the locks that this process has on it. */
+static void read_ahead(const char *path)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd >= 0)
+		posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+}
+
 static int open_connections(struct store *s, struct banger_error *err)
 {
 	bool thorough = left_open(s->path);
 
+	read_ahead(s->path);
 	int r = connection_open(s->path, true, &s->writer, err);
 	if (r < 0)
 		return r;

@@ -13,6 +13,7 @@
 #ifndef BANGER_IMAGE_SERVICE_H
 #define BANGER_IMAGE_SERVICE_H
 
+#include <sys/stat.h>
 #include <banger/paths.h>
 #include "op/hub.h"
 #include "op/operation.h"
@@ -89,6 +90,10 @@ int image_service_verify(struct image_service *s, struct operation *op, const ch
 int image_service_find(struct image_service *s, const char *word, int state, struct banger_image *ret, struct banger_error *err);
 /* Read-only descriptor of a file of a published image (or a draft). NOT_FOUND. */
 int image_service_open(struct image_service *s, const struct banger_image *image, const char *file, int *ret_fd, struct banger_error *err);
+/* The files of an image, in no order: `each` gets a file's name and what lstat says, until it returns other
+ * than 0, which is then returned. NOT_FOUND when the image's directory is gone. */
+int image_service_files(struct image_service *s, const struct banger_image *image,
+	int (*each)(void *arg, const char *name, const struct stat *st), void *arg, struct banger_error *err);
 /* O_PATH descriptors of images/ and drafts/, owned by the service. */
 int image_service_images_fd(const struct image_service *s);
 int image_service_drafts_fd(const struct image_service *s);

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The comparison that recovery makes, for `doctor --check`, on a registry that is in use.
+ *
+ * A change that is under way shows as a disagreement for a moment: a deletion commits before its
+ * directory goes, a promotion renames before it commits. So what the first pass finds is only
+ * suspected; after a pause each suspect is looked at again by itself, and what still disagrees is
+ * reported. staging/ is not looked at: what is there belongs to an operation that runs, or to the
+ * next start.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+#include <sys/stat.h>
+#include "image/reconcile.h"
+
+enum { PAUSE_MS = 200, SUSPECTS_MAX = 10000 };
+
+struct suspect {
+	enum image_dir dir;
+	char *name; /* an id, or some other entry of dir */
+};
+
+struct checking {
+	struct image_service *s;
+	struct suspect *suspects;
+	size_t n;
+	int reported;
+	void (*report)(void *arg, const char *what);
+	void *arg;
+};
+
+static void checking_done(struct checking *c)
+{
+	for (size_t i = 0; i < c->n; i++)
+		free(c->suspects[i].name);
+	free(c->suspects);
+}
+
+static int suspect(
+	struct checking *c, enum image_dir dir, const char *name, struct banger_error *err)
+{
+	if (c->n >= SUSPECTS_MAX)
+		return 0; /* nobody reads more */
+	if (!c->suspects && !(c->suspects = calloc(SUSPECTS_MAX, sizeof(*c->suspects))))
+		return banger_error_oom(err);
+	char *copy = strdup(name);
+	if (!copy)
+		return banger_error_oom(err);
+	c->suspects[c->n++] = (struct suspect){.dir = dir, .name = copy};
+	return 0;
+}
+
+/* What is wrong with the files of an image, in words, or NULL. Its directory is where it should be.
+ */
+static const char *wrong_files(struct image_service *s, const struct banger_image *image)
+{
+	struct stat st;
+
+	if (image->state == BANGER_DRAFT)
+		return NULL;
+	_cleanup_close_ int dir = openat(
+		s->dirs[DIR_IMAGES], image->id, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0)
+		return "its directory cannot be opened";
+	if (fstatat(dir, ROOTFS, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return "its " ROOTFS " is missing";
+	if (!S_ISREG(st.st_mode))
+		return "its " ROOTFS " is not a regular file";
+	if (st.st_size != image->size)
+		return "its " ROOTFS " has another size than when it was published";
+	if (st.st_mode & 0222)
+		return "its " ROOTFS " can be written to";
+	return NULL;
+}
+
+static int check_row(
+	void *arg, const struct banger_image *image, unsigned places, struct banger_error *err)
+{
+	struct checking *c = arg;
+
+	if ((places & ~PLACE(DIR_STAGING)) == PLACE(image->state) && !wrong_files(c->s, image))
+		return 0;
+	return suspect(c, (enum image_dir)image->state, image->id, err);
+}
+
+static int check_stray(void *arg, enum image_dir dir, const char *name, struct banger_error *err)
+{
+	return dir == DIR_STAGING ? 0 : suspect(arg, dir, name, err);
+}
+
+_printf_(2, 3) static void report(struct checking *c, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	c->reported++;
+	c->report(c->arg, text);
+}
+
+static bool is_there(const struct checking *c, enum image_dir dir, const char *name)
+{
+	return faccessat(c->s->dirs[dir], name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Under the publication lock, so that row and directories are of one moment. */
+static int look_again(struct checking *c, const struct suspect *sus, struct banger_error *err)
+{
+	_cleanup_(publication_leavep) struct publication_lock *held =
+		publication_enter(c->s->deps.publication);
+	_cleanup_image_ struct banger_image image = {0};
+	struct banger_error none = {0};
+
+	int r = banger_id_valid(sus->name)
+			? store_image_by_id(c->s->deps.store, sus->name, &image, &none)
+			: -ENOENT;
+	if (r < 0 && r != -ENOENT) {
+		*err = none;
+		return r;
+	}
+	if (r < 0) {
+		if (is_there(c, sus->dir, sus->name))
+			report(c, "%s/%s belongs to no image",
+				sus->dir == DIR_DRAFTS ? "drafts" : "images", sus->name);
+		return 0;
+	}
+	const char *what = banger_image_state_name(image.state);
+	enum image_dir other = image.state == BANGER_DRAFT ? DIR_IMAGES : DIR_DRAFTS;
+	if (!is_there(c, (enum image_dir)image.state, image.id))
+		report(c, "%s image \"%s\" (%s): its directory is %s", what, image.name, image.id,
+			is_there(c, other, image.id) ? "in the wrong place" : "missing");
+	else if (is_there(c, other, image.id))
+		report(c, "%s image \"%s\" (%s) has two directories", what, image.name, image.id);
+	else if (wrong_files(c->s, &image))
+		report(c, "%s image \"%s\" (%s): %s", what, image.name, image.id,
+			wrong_files(c->s, &image));
+	return 0;
+}
+
+int image_service_check(struct image_service *s, void (*to)(void *arg, const char *what), void *arg,
+	struct banger_error *err)
+{
+	_cleanup_(checking_done) struct checking c = {.s = s, .report = to, .arg = arg};
+	const struct reconcile callbacks = {.arg = &c, .row = check_row, .stray = check_stray};
+	struct banger_error ignored;
+
+	if (!err)
+		err = &ignored;
+	int r = reconcile(s, &callbacks, err);
+	if (r == 0 && c.n > 0)
+		nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000L}, NULL);
+	for (size_t i = 0; r == 0 && i < c.n; i++)
+		r = look_again(&c, &c.suspects[i], err);
+	return r < 0 ? r : c.reported;
+}

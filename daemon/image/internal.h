@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared by the files of daemon/image alone.
+ */
+#ifndef BANGER_IMAGE_INTERNAL_H
+#define BANGER_IMAGE_INTERNAL_H
+
+#include "image/claims.h"
+#include "image/durable.h"
+#include "image/service.h"
+#include "image/trash.h"
+
+#define ROOTFS "rootfs.ext4"
+#define PROMOTE_SUFFIX ".promote" /* staging/ID.promote: how to undo a promotion; seal.h */
+#define IMPORT_SUFFIX ".import"	  /* staging/ID.import: an import runs; import.c */
+
+/* The directories under STATE_DIR; the first two by the state of what they hold. */
+enum image_dir {
+	DIR_DRAFTS = BANGER_DRAFT,
+	DIR_IMAGES = BANGER_PUBLISHED,
+	DIR_STAGING,
+	DIR_TRASH,
+	DIR_COUNT,
+};
+
+struct image_service {
+	struct image_service_deps deps;
+	int dirs[DIR_COUNT];		/* to work in and to sync */
+	int path_fds[2];		/* O_PATH of drafts and images, for others */
+	struct claims *claims;
+	struct trash *trash;
+};
+
+/* ---- service.c */
+
+/* Begin an operation of the service's own. */
+int image_begin_operation(struct image_service *s, const char *method, struct operation **ret, struct banger_error *err);
+/* EXISTS if an image of that state has the name. A hint before the publication lock, the truth under it. */
+int image_name_free(struct image_service *s, enum banger_image_state state, const char *name, struct banger_error *err);
+int image_source_check(const char *source, struct banger_error *err);
+/* Hand over a filled image. */
+struct banger_image image_take(struct banger_image *image);
+/* Is it a directory entry that every directory has? */
+bool image_is_dots(const char *name);
+/* readdir's worth of dir_fd/name, without following a symlink: NULL and errno. */
+DIR *image_open_dir(int dir_fd, const char *name);
+
+/* ---- events.c */
+
+/* Tell the hub of a change. Call under the publication lock, after the commit. What cannot be said for
+ * want of memory is logged: the watchers then miss one change, and the change stands. */
+void image_event(struct image_service *s, const char *change, const struct banger_image *images, size_t n);
+
+#endif

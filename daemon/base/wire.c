@@ -260,6 +260,16 @@ void banger_request_done(struct banger_request *q)
 	*q = (struct banger_request){0};
 }
 
+/* Copy a short word of printable ASCII; longer ones are cut, other bytes shown as '?'. */
+static void copy_word(char *to, size_t size, const char *from)
+{
+	size_t n = 0;
+
+	for (; from && from[n] && n + 1 < size; n++)
+		to[n] = from[n] < 0x20 || from[n] >= 0x7F ? '?' : from[n];
+	to[n] = '\0';
+}
+
 static int parse_actor(struct json_object *o, struct banger_request *q, struct banger_error *err)
 {
 	struct json_object *actor = banger_json_get(o, "actor");
@@ -293,8 +303,8 @@ int banger_request_parse(
 	if (banger_op_id_valid(op))
 		memcpy(q->op_id.s, op, sizeof(q->op_id.s));
 	method = banger_json_str(o, "method");
-	if (method)
-		snprintf(q->method, sizeof(q->method), "%.*s", (int)sizeof(q->method) - 1, method);
+	/* Cut or not, what is not a method's name stays none. */
+	copy_word(q->method, sizeof(q->method), method);
 	struct json_object *v = banger_json_get(o, "version");
 	if (!json_object_is_type(v, json_type_int))
 		return banger_error_set(err, BANGER_BAD_VERSION,
@@ -405,16 +415,6 @@ struct json_object *banger_actor_to_json(const struct banger_actor *a)
 		(a->vm[0] && banger_json_add_str(o, "vm", a->vm) < 0))
 		return NULL;
 	return TAKE_PTR(o);
-}
-
-/* Copy a short word of printable ASCII; longer ones are cut, other bytes shown as '?'. */
-static void copy_word(char *to, size_t size, const char *from)
-{
-	size_t n = 0;
-
-	for (; from && from[n] && n + 1 < size; n++)
-		to[n] = from[n] < 0x20 || from[n] >= 0x7F ? '?' : from[n];
-	to[n] = '\0';
 }
 
 int banger_actor_from_json(struct json_object *o, struct banger_actor *ret)

@@ -2,12 +2,14 @@
 /*
  * The durable floor: what registering, promoting and deleting an image cost when nothing but the
  *steps that make them durable is done, in the order that a crash at any instruction needs, by one
- *thread, with no protocol, no checks and no filesystem in between.
+ *thread, with no protocol, no checks and no filesystem in between. The store's commit is the only
+ *commit point and directories can be repaired from it, so a rename is not synced by itself; what a
+ *row promises is synced before the row.
  *
- *	register  mkdir drafts/ID, fsync drafts/;                                  one commit
- *	promote   SHA-256 of the file, chmod, fsync of file and directory, rename
- *	          drafts/ID images/ID, fsync images/ and drafts/;                  one commit
- *	delete    rename images/ID trash/ID, fsync images/ and trash/;             one commit
+ *	register  mkdir drafts/ID, commit
+ *	promote   SHA-256 of the file, chmod, fsync of the file, of drafts/ID and of drafts/,
+ *	          rename drafts/ID images/ID, commit
+ *	delete    commit, rename images/ID trash/ID
  *
  * A commit is what banger writes: the image's row and the operation's record, WAL,
  *synchronous=FULL. Usage: durable_floor DIR. Each line of stdin, "register ID", "promote ID" or
@@ -16,7 +18,6 @@
  */
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <openssl/evp.h>
 #include <sqlite3.h>
@@ -138,7 +139,6 @@ static void digest_fd(int fd, char hex[EVP_MAX_MD_SIZE * 2 + 1])
 static void floor_register(struct floor *f, const char *id)
 {
 	must(mkdirat(f->drafts, id, 0700), id);
-	must(fsync(f->drafts), "fsync");
 	commit(f, f->insert, id, NULL, "register");
 }
 
@@ -153,18 +153,15 @@ static void floor_promote(struct floor *f, const char *id)
 	must(fchmod(fd, 0444), "fchmod");
 	must(fsync(fd), "fsync");
 	must(fsync(dir), "fsync");
-	must(renameat2(f->drafts, id, f->images, id, 1 /* RENAME_NOREPLACE */), "rename");
-	must(fsync(f->images), "fsync");
 	must(fsync(f->drafts), "fsync");
+	must(renameat2(f->drafts, id, f->images, id, RENAME_NOREPLACE), "rename");
 	commit(f, f->update, id, digest, "promote");
 }
 
 static void floor_delete(struct floor *f, const char *id)
 {
-	must(renameat(f->images, id, f->trash, id), "rename");
-	must(fsync(f->images), "fsync");
-	must(fsync(f->trash), "fsync");
 	commit(f, f->delete, id, NULL, "delete");
+	must(renameat(f->images, id, f->trash, id), "rename");
 }
 
 int main(int argc, char **argv)

@@ -24,6 +24,7 @@ SLOW_FACTOR = float(os.environ.get('BANGER_SLOW', '1'))  # sanitizer builds
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'limit(seconds): the time after which the test is given up')
+    config.addinivalue_line('markers', 'slow: left out of sanitizer builds')
     config.addinivalue_line('markers', 'needs(program): skipped where the build or machine has none')
     harness.become_subreaper()
 

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fs mount and unmount: the registry as a filesystem.
+ *
+ * mount starts bangerfs, which goes into the background when it serves; its log goes to a file,
+ * from which we also read what it has to say when it does not come up. A mount point is judged by
+ * the kernel's table, never by looking into it.
+ *
+ * unmount takes down rootfs/ (a connection of its own) and then the registry above it. bangerfs
+ * sees that it was unmounted and ends; no process is looked for and none is killed.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <banger/log.h>
+#include "ctl.h"
+#include "mounts.h"
+#include "program.h"
+#include "text.h"
+
+enum { START_MS = 30000, BUSY_TRIES = 20, BUSY_PAUSE_US = 50000 };
+
+/* ---- mount */
+
+/* RUNTIME_DIR/bangerfs.log, or the file that --log names. */
+static int open_log(
+	const struct ctl *c, const char *named, char **ret_path, struct banger_error *err)
+{
+	_cleanup_free_ char *path = NULL;
+
+	if (named) {
+		path = strdup(named);
+	} else {
+		int r = banger_mkdir_p(c->config.runtime_dir, 0700, err);
+		if (r < 0)
+			return r;
+		if (asprintf(&path, "%s/bangerfs.log", c->config.runtime_dir) < 0)
+			path = NULL;
+	}
+	if (!path)
+		return banger_error_oom(err);
+	int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return banger_error_set_errno(err, errno, "cannot write to the log %s", path);
+	*ret_path = TAKE_PTR(path);
+	return fd;
+}
+
+/* The reason in a line of bangerfs: the error of a log record, or a line that is none. */
+static void reason_of(const char *line, char *buf, size_t size)
+{
+	_cleanup_json_ struct json_object *record = NULL;
+
+	if (!*line)
+		return;
+	if (banger_json_parse(line, strlen(line), &record, NULL) < 0) {
+		snprintf(buf, size, "%s", line);
+		return;
+	}
+	const char *level = banger_json_str(record, "level"), *msg = banger_json_str(record, "msg");
+	const char *error = banger_json_str(record, "error");
+	if (error && msg)
+		snprintf(buf, size, "%s: %s", msg, error);
+	else if (msg && level && strcmp(level, "error") == 0)
+		snprintf(buf, size, "%s", msg);
+}
+
+/* What the log says since offset `from`. */
+static void read_reason(int log, off_t from, char *buf, size_t size)
+{
+	_cleanup_free_ char *text = calloc(1, 65537);
+	char *save = NULL;
+
+	snprintf(buf, size, "it does not say why");
+	if (!text || pread(log, text, 65536, from) <= 0)
+		return;
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		reason_of(line, buf, size);
+}
+
+static int check_mount_point(const char *path, const char *point, struct banger_error *err)
+{
+	enum mounts_kind kind;
+	struct stat st;
+
+	int r = mounts_at(point, &kind, err);
+	if (r < 0)
+		return r;
+	if (kind == MOUNTS_BANGERFS)
+		return banger_error_set(err, BANGER_EXISTS,
+			"bangerfs is mounted at %s already; \"banger-ctl fs unmount %s\" takes it "
+			"down",
+			point, path);
+	if (stat(point, &st) < 0)
+		return banger_error_set_errno(err, errno, "cannot mount at %s", point);
+	if (!S_ISDIR(st.st_mode))
+		return banger_error_set(err, BANGER_BAD_REQUEST,
+			"cannot mount at %s: it is not a directory", point);
+	return 0;
+}
+
+/* The environment is how bangerfs learns what our own flags said. */
+static int export_flags(
+	const struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
+{
+	if (setenv("BANGER_SOCKET", c->config.socket, 1) < 0 ||
+		(cli_given(in, "config") && setenv("BANGER_CONFIG", cli_text(in, "config"), 1) < 0))
+		return banger_error_oom(err);
+	return 0;
+}
+
+static int start(const char *program, const struct cli_invocation *in, const char *point, int log,
+	struct banger_error *err)
+{
+	_cleanup_free_ const char **argv = calloc(in->n_values * 2 + 3, sizeof(*argv));
+	size_t n = 0, i = 0;
+	const char *option;
+	char reason[512];
+	int status = 0;
+	pid_t pid;
+
+	if (!argv)
+		return banger_error_oom(err);
+	argv[n++] = program;
+	while ((option = cli_next(in, "options", &i))) {
+		argv[n++] = "-o";
+		argv[n++] = option;
+	}
+	argv[n++] = point;
+	off_t before = lseek(log, 0, SEEK_END);
+	int r = program_start(argv, log, &pid, err);
+	if (r == 0)
+		r = program_wait(pid, START_MS, &status, err);
+	if (r == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 0;
+	read_reason(log, before, reason, sizeof(reason));
+	if (r < 0)
+		return banger_error_set(err, BANGER_TIMEOUT,
+			"bangerfs does not serve %s after %d seconds: %s", point, START_MS / 1000,
+			reason);
+	return banger_error_set(
+		err, BANGER_INTERNAL, "bangerfs cannot serve %s: %s", point, reason);
+}
+
+static int print_point(
+	const struct ctl *c, const char *did, const char *point, struct banger_error *err)
+{
+	_cleanup_json_ struct json_object *o = NULL;
+	_cleanup_free_ char *safe = text_clean(point);
+
+	if (c->json) {
+		int r = ctl_params(&o, err, "mountpoint", safe, NULL);
+		return r < 0 ? r : ctl_print_json(c, o, err);
+	}
+	if (!c->quiet)
+		printf("%s %s\n", did, safe ? safe : "?");
+	return 0;
+}
+
+static int do_mount(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
+{
+	_cleanup_free_ char *point = NULL, *program = NULL, *log_path = NULL;
+	enum mounts_kind kind = MOUNTS_NOTHING;
+
+	int r = ctl_connect(c, err);
+	if (r == 0)
+		r = mounts_resolve(in->args[0], &point, err);
+	if (r == 0)
+		r = check_mount_point(in->args[0], point, err);
+	if (r == 0)
+		r = program_find_own(&c->config, "bangerfs", &program, err);
+	if (r == 0)
+		r = export_flags(c, in, err);
+	if (r < 0)
+		return r;
+	_cleanup_close_ int log = open_log(c, cli_text(in, "log"), &log_path, err);
+	if (log < 0)
+		return log;
+	r = start(program, in, point, log, err);
+	if (r == 0)
+		r = mounts_at(point, &kind, err);
+	if (r < 0)
+		return r;
+	if (kind != MOUNTS_BANGERFS)
+		return banger_error_set(err, BANGER_INTERNAL,
+			"bangerfs started, but nothing is mounted at %s; its log is %s", point,
+			log_path);
+	return print_point(c, "mounted", point, err);
+}
+
+/* ---- unmount */
+
+/* fusermount3 is set-user-id root and takes down what its caller mounted. */
+static int unmount_as_user(const char *point, bool lazy, struct banger_error *err)
+{
+	_cleanup_free_ char *program = program_find("fusermount3"), *said = NULL;
+	const char *argv[] = {
+		program, "-u", lazy ? "-z" : "--", lazy ? "--" : point, lazy ? point : NULL, NULL};
+	int status = 0;
+
+	if (!program)
+		return banger_error_set(
+			err, BANGER_NOT_FOUND, "fusermount3 is not installed (Debian: fuse3)");
+	int r = program_capture(argv, 10000, &said, &status, err);
+	if (r < 0)
+		return r;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 0;
+	if (strcasestr(said, "busy"))
+		return -EBUSY;
+	said[strcspn(said, "\n")] = '\0';
+	return banger_error_set(err, BANGER_INTERNAL, "cannot unmount %s: %s", point,
+		*said ? said : "fusermount3 does not say why");
+}
+
+/* -EBUSY without an error set: somebody has something open there. */
+static int unmount_once(const char *point, bool lazy, struct banger_error *err)
+{
+	if (geteuid() != 0)
+		return unmount_as_user(point, lazy, err);
+	if (umount2(point, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0)
+		return 0;
+	return errno == EBUSY ? -EBUSY
+			      : banger_error_set_errno(err, errno, "cannot unmount %s", point);
+}
+
+/* What somebody closed this moment may still be on its way: a mount is busy when it stays so. */
+static int unmount_point(const char *point, bool lazy, struct banger_error *err)
+{
+	char users[300];
+	int r = 0;
+
+	for (int i = 0; i < BUSY_TRIES; i++) {
+		r = unmount_once(point, lazy, err);
+		if (r != -EBUSY)
+			return r;
+		usleep(BUSY_PAUSE_US);
+	}
+	mounts_users(point, users, sizeof(users));
+	return banger_error_set(err, BANGER_BUSY,
+		"%s is in use%s%s; end that, or detach it with --lazy", point, *users ? " by " : "",
+		users);
+}
+
+static int do_unmount(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
+{
+	_cleanup_free_ char *point = NULL, *content = NULL;
+	bool lazy = cli_given(in, "lazy");
+	enum mounts_kind kind = MOUNTS_NOTHING, inner = MOUNTS_NOTHING;
+
+	int r = mounts_resolve(in->args[0], &point, err);
+	if (r == 0)
+		r = mounts_at(point, &kind, err);
+	if (r < 0)
+		return r;
+	if (kind != MOUNTS_BANGERFS)
+		return banger_error_set(
+			err, BANGER_NOT_FOUND, "no bangerfs is mounted at %s", point);
+	if (asprintf(&content, "%s/rootfs", point) < 0)
+		return banger_error_oom(err);
+	r = mounts_at(content, &inner, err);
+	if (r == 0 && inner == MOUNTS_BANGERFS)
+		r = unmount_point(content, lazy, err);
+	if (r == 0)
+		r = unmount_point(point, lazy, err);
+	return r < 0 ? r : print_point(c, "unmounted", point, err);
+}
+
+/* clang-format off */
+const struct cli_command cmd_fs_commands[] = {
+	{
+		.name = "mount",
+		.help = "Mount the registry as a filesystem",
+		.about = "Starts bangerfs and returns when it serves, or says why it does not. Its "
+			"log is bangerfs.log in the runtime directory ($BANGER_RUNTIME_DIR) unless "
+			"--log says otherwise.",
+		.arguments = CLI_ARGUMENTS(
+			{"MOUNTPOINT", "An existing directory", .words = CLI_DIRECTORIES}),
+		.options = CLI_OPTIONS(
+			{"options", 'o', CLI_TEXTS, "OPT[,OPT...]",
+				"Options of the mount: ro, allow_other, and those of FUSE"},
+			{"log", 0, CLI_TEXT, "FILE", "Append bangerfs's log to this file",
+				.words = CLI_FILES}),
+		.examples = CLI_EXAMPLES(
+			{"banger-ctl fs mount ~/banger", "then: ls ~/banger/images"},
+			{"banger-ctl fs mount /banger -o allow_other",
+				"for all users of the machine"}),
+		.handler = do_mount,
+	},
+	{
+		.name = "unmount",
+		.help = "Unmount the registry",
+		.about = "Takes down what \"fs mount\" put up, or a bangerfs that died. Fails, and "
+			"names the processes it can see, while somebody uses it.",
+		.arguments = CLI_ARGUMENTS(
+			{"MOUNTPOINT", "Where it is mounted", .words = CLI_DIRECTORIES}),
+		.options = CLI_OPTIONS(
+			{"lazy", 0, CLI_FLAG, NULL,
+				"Take it out of sight now, even in use; it ends when its last "
+				"user does"}),
+		.examples = CLI_EXAMPLES(
+			{"banger-ctl fs unmount ~/banger", "takes it down"}),
+		.handler = do_unmount,
+	},
+	{NULL},
+};
+/* clang-format on */

@@ -181,7 +181,7 @@ int image_service_promote(struct image_service *s, struct operation *op, const c
 	_cleanup_(promotion_done) struct promotion p = {.s = s, .op = op};
 	_cleanup_claim_ struct claim claim = {0};
 
-	int r = store_image_find(s->deps.store, draft, BANGER_DRAFT, &p.image, err);
+	int r = image_service_find(s, draft, BANGER_DRAFT, &p.image, err);
 	if (r == 0)
 		r = banger_name_check("image", name ?: p.image.name, err);
 	if (r < 0)

@@ -174,10 +174,27 @@ int image_name_free(struct image_service *s, enum banger_image_state state, cons
 		state == BANGER_DRAFT ? "draft" : "image", name);
 }
 
+/* A word with its directory is a path, as bangerfs has it: it names exactly that image. A prefix would
+ * let rmdir images/web, a moment after somebody else's, hit images/web-2. */
+static bool is_other(const char *word, const struct banger_image *image)
+{
+	if (strncmp(word, "images/", 7) && strncmp(word, "drafts/", 7))
+		return false;
+	return strcmp(word + 7, image->name) && strcmp(word + 7, image->id);
+}
+
 int image_service_find(struct image_service *s, const char *word, int state,
 	struct banger_image *ret, struct banger_error *err)
 {
-	return store_image_find(s->deps.store, word, state, ret, err);
+	_cleanup_image_ struct banger_image image = {0};
+
+	int r = store_image_find(s->deps.store, word, state, &image, err);
+	if (r < 0)
+		return r;
+	if (is_other(word, &image))
+		return banger_error_set(err, BANGER_NOT_FOUND, "image \"%s\" not found", word);
+	*ret = image_take(&image);
+	return 0;
 }
 
 /* Under the publication lock: the image, if nobody is busy with it. */
@@ -186,7 +203,7 @@ static int find_idle(struct image_service *s, const char *word, int state, struc
 {
 	_cleanup_image_ struct banger_image image = {0};
 
-	int r = store_image_find(s->deps.store, word, state, &image, err);
+	int r = image_service_find(s, word, state, &image, err);
 	if (r == 0)
 		r = claims_check(s->claims, image.id, err);
 	if (r == 0)
@@ -430,7 +447,7 @@ static int check_unused(struct image_service *s, const char *word, struct banger
 
 	if (!s->deps.in_use)
 		return 0;
-	int r = store_image_find(s->deps.store, word, -1, &image, err);
+	int r = image_service_find(s, word, -1, &image, err);
 	return r < 0 ? r : s->deps.in_use(s->deps.arg, image.id, err);
 }
 

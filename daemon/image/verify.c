@@ -17,7 +17,7 @@ int image_service_verify(struct image_service *s, struct operation *op, const ch
 	_cleanup_close_ int fd = -1;
 	struct stat st;
 
-	int r = store_image_find(s->deps.store, word, BANGER_PUBLISHED, &image, err);
+	int r = image_service_find(s, word, BANGER_PUBLISHED, &image, err);
 	if (r == 0)
 		r = image_service_open(s, &image, ROOTFS, &fd, err);
 	if (r == 0 && fstat(fd, &st) < 0)

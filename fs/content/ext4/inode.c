@@ -225,4 +225,7 @@ void ext4_inode_stat(const struct ext4_image *img, const struct ext4_inode *i, s
 		.st_mtim = i->mtime,
 		.st_ctim = i->ctime,
 	};
+	/* As the kernel says it, so that nobody takes a file of inline data for an empty one. */
+	if (S_ISREG(i->mode) && i->flags & EXT4_INLINE_DATA_FL)
+		ret->st_blocks += (blkcnt_t) ((i->size + 511) >> 9);
 }

@@ -1,0 +1,530 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rootfs/NAME/ shows what the kernel's own ext4 shows.
+
+Images with every kind of file are made by mkfs and the kernel, then compared with the kernel's mount of
+the same image: names, attributes, contents, holes, extended attributes. The first half runs the content
+server alone on an image file (serve_image), so that each variant of the format takes a second; the
+second half goes through bangerd and bangerfs.
+"""
+import errno
+import filecmp
+import itertools
+import os
+import pathlib
+import random
+import shutil
+import socket
+import stat
+import subprocess
+import time
+
+import pytest
+
+import harness
+from harness import run, until
+
+pytestmark = [pytest.mark.needs('mkfs.ext4', 'setfacl', 'getfattr'), pytest.mark.limit(180)]
+
+SERVE = next((p for p in sorted(harness.BUILD.rglob('serve_image')) if p.is_file()), None)
+
+
+# ---- making images
+
+def kernel_mount(image, point, *options):
+    point.mkdir(parents=True, exist_ok=True)
+    run('mount', '-o', ','.join(('loop', *options)), image, point)
+    return point
+
+
+def make_image(path, mkfs, fill, size='64M', tune=()):
+    """An image made by mkfs and filled by the kernel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'wb') as f:
+        f.truncate(int(size[:-1]) << {'M': 20, 'G': 30}[size[-1]])
+    run('mkfs.ext4', '-q', '-F', *(() if '-b' in mkfs else ('-b', '4096')), *mkfs, path)
+    for step in tune:
+        run(*step, path)
+    point = path.parent / 'fill'
+    point.mkdir(exist_ok=True)
+    if run('mount', '-o', 'loop', path, point, check=False).code:
+        pytest.skip('the kernel does not know this variant')
+    try:
+        fill(point)
+    finally:
+        run('umount', point)
+    return path
+
+
+def times(path, ns):
+    os.utime(path, ns=(ns, ns + 1), follow_symlinks=False)
+
+
+def fill_files(root):
+    rng = random.Random(1)
+    d = root / 'files'
+    d.mkdir()
+    for size in (0, 1, 10, 59, 60, 61, 100, 155, 156, 157, 500, 1023, 1024, 1025, 4095, 4096, 4097, 70000):
+        (d / f's{size}').write_bytes(rng.randbytes(size))
+    (d / 'big').write_bytes(rng.randbytes(3 << 20))
+    with open(d / 'holes', 'wb') as f:
+        for at in (0, 8192, 1 << 20, (1 << 20) + 65536):
+            f.seek(at)
+            f.write(rng.randbytes(5000))
+        f.truncate(2 << 20)
+    with open(d / 'all-hole', 'wb') as f:
+        f.truncate(1 << 20)
+    with open(d / 'scattered', 'wb') as f:  # an extent tree with inner nodes, or an indirect map
+        for k in range(1500):
+            f.seek(k * 8192)
+            f.write(rng.randbytes(700))
+    (d / 'mode').write_text('x')
+    (d / 'mode').chmod(0o6755)
+    os.chown(d / 'mode', 70000, 4000000000)
+    (d / 'mode').chmod(0o4711)
+
+
+def fill_reserved(root):
+    """Space that was reserved and never written, with some data in the middle."""
+    path = root / 'reserved'
+    if subprocess.run(['fallocate', '-l', '1M', path], capture_output=True).returncode == 0:
+        with open(path, 'r+b') as f:
+            f.seek(500000)
+            f.write(b'data' * 100)
+
+
+def fill_names(root):
+    d = root / 'names'
+    d.mkdir()
+    for name in (b'a' * 255, 'ü€😀'.encode(), b'\xff\xfe\x80', b'new\nline', b'-dash', b' space ', b'...',
+                 b'back\\slash', b'tab\t', b'\x01\x7f'):
+        (pathlib.Path(os.fsdecode(os.fsencode(d) + b'/' + name))).write_bytes(name)
+    deep = d
+    for k in range(60):
+        deep = deep / f'{k}'
+        deep.mkdir()
+    (deep / 'end').write_text('end')
+
+
+def fill_links(root):
+    d = root / 'links'
+    d.mkdir()
+    (d / 'one').write_text('one')
+    for k in range(5):
+        os.link(d / 'one', d / f'one{k}')
+    os.link(d / 'one', root / 'one-elsewhere')
+    for length in (1, 59, 60, 61, 500, 1023):
+        os.symlink('t' * length, d / f'sym{length}')
+    if os.statvfs(root).f_bsize >= 4096:
+        os.symlink('t' * 4095, d / 'sym4095')
+    os.symlink('/etc/passwd', d / 'absolute')
+    os.symlink('../files/big', d / 'relative')
+
+
+def fill_special(root):
+    d = root / 'special'
+    d.mkdir()
+    for name, kind, major, minor in (('null', stat.S_IFCHR, 1, 3), ('old', stat.S_IFBLK, 255, 255),
+                                     ('new', stat.S_IFBLK, 256, 1048575), ('mid', stat.S_IFCHR, 4, 300),
+                                     ('max', stat.S_IFCHR, 4095, 0), ('zero', stat.S_IFCHR, 0, 0)):
+        os.mknod(d / name, 0o640 | kind, os.makedev(major, minor))
+    os.mkfifo(d / 'fifo', 0o600)
+    with socket.socket(socket.AF_UNIX) as s:
+        here = os.open('.', os.O_RDONLY)
+        os.chdir(d)
+        s.bind('socket')
+        os.fchdir(here)
+        os.close(here)
+
+
+def fill_times(root):
+    d = root / 'times'
+    d.mkdir()
+    wide = os.stat(root).st_mtime_ns % 1000 != 0  # 256-byte inodes have nanoseconds and epochs
+    for sec in (0, 1, -1, -2147483648, 2147483647, *((2147483648, 4102444800, 8589934591, 15032385535) if wide else ())):
+        for name, ns in ((f't{sec}', sec * 10**9), *(((f't{sec}n', sec * 10**9 + 123456788),) if wide else ())):
+            (d / name).write_text(name)
+            times(d / name, ns)
+    os.symlink('x', d / 'link')
+    times(d / 'link', 1234567890123456788 if wide else 10**18)
+
+
+def put(path, name, value):
+    """Set an attribute where there is room for it: how much there is depends on the variant."""
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+
+
+def fill_xattrs(root, large=False):
+    d = root / 'xattrs'
+    d.mkdir()
+    few, many, big = d / 'few', d / 'many', d / 'big'
+    for path in (few, many, big):
+        path.write_text('x')
+    put(few, 'user.a', b'1')
+    put(few, 'user.empty', b'')
+    put(few, 'user.' + 'n' * 200, b'long name')
+    for k in range(20):
+        put(many, f'user.k{k}', bytes([k]) * k)
+        put(many, f'trusted.k{k}', bytes([k]) * 3)
+    put(many, 'security.other', b'\0\1\2')
+    put(many, 'security.capability', bytes.fromhex('0100000200200000000000000000000000000000'))
+    room = os.statvfs(root).f_bsize - 200
+    put(big, 'user.big', random.Random(2).randbytes(room))
+    for k in range(3):  # files that share one block of attributes
+        (d / f'same{k}').write_text('x')
+        put(d / f'same{k}', 'user.same', b'z' * (room - 100))
+    if large:
+        for size in (20000, 65536):
+            put(big, f'user.large{size}', random.Random(size).randbytes(size))
+    run('setfacl', '-m', 'u:1000:rw,u:70000:r,g:5:---,m::rwx', few)
+    sub = d / 'sub'
+    sub.mkdir()
+    run('setfacl', '-m', 'd:u:12:rwx,u:13:r-x,d:g:4000000000:r', sub)
+    (sub / 'inherits').write_text('x')
+    os.symlink('few', d / 'link')
+    os.setxattr(d / 'link', 'trusted.on-link', b'l', follow_symlinks=False)
+
+
+def fill_directories(root, many=3000):
+    d = root / 'many'
+    d.mkdir()
+    for k in range(many):
+        os.close(os.open(d / f'entry-{k:06}-{"x" * (k % 40)}', os.O_CREAT | os.O_WRONLY))
+    gaps = root / 'gaps'  # blocks in which every entry was deleted
+    gaps.mkdir()
+    for k in range(600):
+        (gaps / f'{"g" * 100}{k}').write_text('')
+    for k in range(600):
+        if k % 7:
+            (gaps / f'{"g" * 100}{k}').unlink()
+    for k in range(4):
+        small = root / f'small{k}'
+        small.mkdir()
+        for j in range(k * 3):
+            (small / f'f{j}').write_text('y')
+    (root / 'empty').mkdir()
+
+
+def fill_all(root, large=False):
+    fill_files(root)
+    fill_reserved(root)
+    fill_names(root)
+    fill_links(root)
+    fill_special(root)
+    fill_times(root)
+    fill_xattrs(root, large)
+    fill_directories(root)
+
+
+# ---- comparing
+
+FIELDS = ('st_mode', 'st_uid', 'st_gid', 'st_size', 'st_blocks', 'st_blksize', 'st_nlink', 'st_rdev',
+          'st_atime_ns', 'st_mtime_ns', 'st_ctime_ns')
+
+
+def xattrs(path):
+    return [(n, os.getxattr(path, n, follow_symlinks=False)) for n in os.listxattr(path, follow_symlinks=False)]
+
+
+def segments(path):
+    """Where there is data, as lseek says."""
+    found, end = [], 0
+    with open(path, 'rb') as f:
+        while True:
+            try:
+                start = os.lseek(f.fileno(), end, os.SEEK_DATA)
+            except OSError as error:
+                assert error.errno == errno.ENXIO
+                return found
+            end = os.lseek(f.fileno(), start, os.SEEK_HOLE)
+            found.append((start, end))
+
+
+def compare_file(ours, theirs, holes):
+    if holes:
+        assert segments(ours) == segments(theirs), ours
+    if os.path.getsize(theirs) > 1 << 28:  # too long to read the zeros
+        with open(ours, 'rb') as a, open(theirs, 'rb') as b:
+            ends = [p for s in segments(theirs) for p in s] + [os.path.getsize(theirs)]
+            for at in ends:
+                for start in (max(0, at - 70000), at):
+                    a.seek(start), b.seek(start)
+                    assert a.read(140000) == b.read(140000), (ours, start)
+    else:
+        assert filecmp.cmp(ours, theirs, shallow=False), ours
+
+
+def compare(ours, theirs, holes=True):
+    """Walks both trees; gives the number of files."""
+    count, seen = 0, {}
+    stack = [(pathlib.Path(ours), pathlib.Path(theirs))]
+    while stack:
+        a, b = stack.pop()
+        sa, sb = os.lstat(a), os.lstat(b)
+        assert {f: getattr(sa, f) for f in FIELDS} == {f: getattr(sb, f) for f in FIELDS}, a
+        assert sa.st_ino & 0xffffffff == sb.st_ino and sa.st_ino >> 32, a
+        assert seen.setdefault(sa.st_ino, sb.st_ino) == sb.st_ino
+        assert xattrs(a) == xattrs(b), a
+        count += 1
+        if stat.S_ISDIR(sa.st_mode):
+            da, db = ({e.name: (e.inode() & 0xffffffff, e.is_dir(follow_symlinks=False), e.is_symlink())
+                       for e in os.scandir(p)} for p in (a, b))
+            assert da == db, a
+            stack += [(a / n, b / n) for n in da]
+        elif stat.S_ISLNK(sa.st_mode):
+            assert os.readlink(a) == os.readlink(b)
+        elif stat.S_ISREG(sa.st_mode):
+            compare_file(a, b, holes)
+    return count
+
+
+class Server:
+    """serve_image on some images."""
+
+    def __init__(self, base, **images):
+        self.point = base / 'serve'
+        self.point.mkdir(exist_ok=True)
+        self.log = base / 'serve.log'
+        with open(self.log, 'ab') as log:
+            self.popen = subprocess.Popen([SERVE, self.point, *(f'{k}={v}' for k, v in images.items())],
+                                          stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL)
+        assert self.popen.stdout.readline() == b'mounted\n', self.log.read_text()
+
+    def __enter__(self):
+        return self.point
+
+    def __exit__(self, *_):
+        subprocess.run(['umount', '-l', self.point], check=True)
+        self.popen.stdout.close()
+        code = self.popen.wait(20)
+        text = self.log.read_text()
+        assert code == 0 and not harness.SANITIZER.search(text), text
+
+
+@pytest.fixture
+def both(base):
+    """both(image): (our mount, the kernel's) of one image, taken down after the test."""
+    open_servers = []
+
+    def make(image):
+        kernel = kernel_mount(image, base / 'kernel', 'ro')
+        server = Server(base, it=image)
+        open_servers.append((server, kernel))
+        return server.point / 'it', kernel
+    yield make
+    for server, kernel in open_servers:
+        server.__exit__()
+        run('umount', kernel)
+
+
+VARIANTS = {
+    'default': ((), ()),
+    'ext2': (('-t', 'ext2'), ()),
+    'ext3': (('-t', 'ext3'), ()),
+    '1k': (('-b', '1024'), ()),
+    '2k': (('-b', '2048', '-g', '8192'), ()),
+    'no-csum': (('-O', '^metadata_csum,^64bit'), ()),
+    'gdt-csum': (('-O', '^metadata_csum,uninit_bg'), ()),
+    'small-inodes': (('-I', '128', '-O', '^metadata_csum'), ()),
+    'large-inodes': (('-I', '1024', '-O', 'inline_data'), ()),
+    'inline': (('-O', 'inline_data'), ()),
+    'inline-1k': (('-O', 'inline_data', '-b', '1024'), ()),
+    'ea-inode': (('-O', 'ea_inode'), ()),
+    'bigalloc': (('-O', 'bigalloc', '-C', '16384'), ()),
+    'bigalloc-1k': (('-O', 'bigalloc', '-b', '1024', '-C', '4096'), ()),
+    'csum-seed': (('-O', 'metadata_csum_seed'), (('tune2fs', '-U', 'random'),)),
+    'large-dir': (('-O', 'large_dir', '-b', '1024'), ()),
+    'orphan-file': (('-O', 'orphan_file'), ()),
+    'meta-bg': (('-O', 'meta_bg,^resize_inode', '-b', '1024'), ()),
+    'no-flex': (('-O', '^flex_bg', '-b', '1024'), ()),
+    'no-index': (('-O', '^dir_index'), ()),
+    'no-filetype': (('-O', '^filetype'), ()),
+    'no-journal': (('-O', '^has_journal'), ()),
+    'sparse2': (('-O', 'sparse_super2,^resize_inode'), ()),
+    'quota': (('-O', 'quota,project', '-E', 'quotatype=usrquota:grpquota:prjquota'), ()),
+    'tea': ((), (('tune2fs', '-E', 'hash_alg=tea'),)),
+    'legacy': ((), (('tune2fs', '-E', 'hash_alg=legacy'),)),
+    'mmp': (('-O', 'mmp'), ()),
+    'casefold': (('-O', 'casefold', '-E', 'encoding=utf8'), ()),
+    'revision-0': (('-t', 'ext2', '-r', '0'), ()),
+}
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_variants(base, both, variant):
+    mkfs, tune = VARIANTS[variant]
+    image = make_image(base / 'img' / 'it.ext4', mkfs,
+                       lambda root: fill_all(root, large='ea_inode' in str(mkfs)), '96M', tune)
+    ours, theirs = both(image)
+
+    assert compare(ours, theirs) > 3200
+    # Names one by one, past what the listing made known.
+    subprocess.run(['sh', '-c', 'echo 2 > /proc/sys/vm/drop_caches'], check=True)
+    for name in os.listdir(theirs / 'many'):
+        assert os.lstat(ours / 'many' / name).st_ino & 0xffffffff == os.lstat(theirs / 'many' / name).st_ino
+    for name in ('nobody', 'entry-', 'x' * 255):
+        assert not (ours / 'many' / name).exists()
+    with pytest.raises(OSError) as caught:
+        os.lstat(ours / 'many' / ('x' * 256))
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+def test_tools_agree(base, both):
+    """diff -r, getfattr, tar and find say the same of both."""
+    ours, theirs = both(make_image(base / 'img' / 'it.ext4', (), fill_all))
+    assert run('diff', '-r', '--no-dereference', '-x', 'special', ours, theirs).out == ''
+    outputs = []
+    for tree in (ours, theirs):
+        attrs = run('sh', '-c', 'cd "$0"; find . -print0 | LC_ALL=C sort -z | xargs -0 getfattr -h -d -m - -e hex', tree).out
+        acls = run('sh', '-c', 'cd "$0"; find xattrs ! -type l | LC_ALL=C sort | xargs getfacl -n', tree).out
+        tar = run('sh', '-c', 'tar -C "$0" --sort=name --xattrs --xattrs-include="*" --acls --numeric-owner '
+                  '-cf - . 2>/dev/null | sha256sum', tree).out
+        find = run('sh', '-c', r'cd "$0"; find . -printf "%P %y %m %U %G %s %b %n %l %A@ %T@ %C@\n" | LC_ALL=C sort', tree).out
+        outputs.append((attrs, acls, tar, find))
+    for a, b in zip(*outputs):
+        assert a == b
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+def test_large(base, both):
+    """Files over 4 GiB and 100,000 entries in one directory."""
+    def fill(root):
+        for size in (1 << 32, (1 << 32) + 1, 6 << 30, (1 << 43) + 12345):
+            with open(root / f'sparse{size}', 'wb') as f:
+                for at in (0, 1 << 31, (1 << 32) - 3, (5 << 30) + 7, (1 << 43) - 1):
+                    if at + 10 < size:
+                        f.seek(at)
+                        f.write(b'0123456789')
+                f.truncate(size)
+        d = root / 'hundred-thousand'
+        d.mkdir()
+        for k in range(100000):
+            os.close(os.open(d / f'{k}', os.O_CREAT | os.O_WRONLY))
+    ours, theirs = both(make_image(base / 'img' / 'it.ext4', ('-N', '120000'), fill, '256M'))
+    assert compare(ours, theirs) == 100007
+    subprocess.run(['sh', '-c', 'echo 2 > /proc/sys/vm/drop_caches'], check=True)
+    start = time.monotonic()
+    for k in range(0, 100000, 10):
+        os.lstat(ours / 'hundred-thousand' / f'{k}')
+        assert not (ours / 'hundred-thousand' / f'no{k}').exists()
+    assert time.monotonic() - start < 20  # by the index, not by reading all of it
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+def test_casefold_lookup(base, both):
+    def fill(root):
+        d = root / 'fold'
+        d.mkdir()
+        run('chattr', '+F', d)
+        (d / 'Größe').write_text('x')
+        for k in range(500):
+            (d / f'Name{k}').write_text(f'{k}')
+    ours, theirs = both(make_image(base / 'img' / 'it.ext4', ('-O', 'casefold', '-E', 'encoding=utf8'), fill))
+    assert compare(ours, theirs) > 500
+    for tree in (ours, theirs):
+        assert (tree / 'fold' / 'GRÖßE').read_text() == 'x'
+        assert (tree / 'fold' / 'gRöSSe').exists() == (theirs / 'fold' / 'gRöSSe').exists()
+        for k in range(0, 500, 7):
+            assert (tree / 'fold' / f'nAME{k}').read_text() == f'{k}'
+        assert not (tree / 'fold' / 'other').exists()
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+def test_read_only(base, both):
+    ours, _ = both(make_image(base / 'img' / 'it.ext4', (), fill_files, '32M'))
+    f = ours / 'files'
+    attempts = [lambda: (f / 'new').write_text('x'), lambda: open(f / 's1', 'r+'), lambda: (f / 's1').unlink(),
+                lambda: (f / 'd').mkdir(), lambda: (f / 's1').rename(f / 's2'), lambda: (f / 's1').chmod(0o600),
+                lambda: os.setxattr(f / 's1', 'user.x', b'1'), lambda: os.truncate(f / 's10', 1),
+                lambda: os.link(f / 's1', f / 's2'), lambda: os.utime(f / 's1')]
+    for attempt in attempts:
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EROFS
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+def test_threads(base, both):
+    """Eight readers at once see what one sees."""
+    ours, theirs = both(make_image(base / 'img' / 'it.ext4', (), fill_all))
+    for _ in range(3):
+        subprocess.run(['sh', '-c', 'echo 3 > /proc/sys/vm/drop_caches'], check=True)
+        sums = [subprocess.Popen(['sh', '-c', 'cd "$0"; find . -type f -print0 | LC_ALL=C sort -z | '
+                                  'xargs -0 sha256sum | sha256sum', tree], stdout=subprocess.PIPE)
+                for tree in [theirs] + [ours] * 8]
+        outputs = {p.communicate(timeout=120)[0] for p in sums}
+        assert len(outputs) == 1
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+@pytest.mark.parametrize('what', ['text', 'short', 'truncated', 'unclean', 'future'])
+def test_not_an_image(base, what):
+    """What is no sound filesystem is EUCLEAN (or EOPNOTSUPP) by name, and the others stay visible."""
+    good = make_image(base / 'img' / 'good.ext4', (), fill_links, '16M')
+    bad = base / 'img' / 'bad.ext4'
+    shutil.copy(good, bad)
+    want = errno.EUCLEAN
+    if what == 'text':
+        bad.write_text('no image\n' * 1000)
+    elif what == 'short':
+        bad.write_bytes(b'x')
+    elif what == 'truncated':
+        os.truncate(bad, 8 << 20)
+    else:
+        with open(bad, 'r+b') as f:
+            bits = {'unclean': 0x4, 'future': 0x40000000}[what]
+            f.seek(1024 + 96)
+            incompat = int.from_bytes(f.read(4), 'little') | bits
+            f.seek(1024 + 96)
+            f.write(incompat.to_bytes(4, 'little'))
+        want = errno.EUCLEAN if what == 'unclean' else errno.EOPNOTSUPP
+    with Server(base, good=good, bad=bad) as point:
+        assert sorted(os.listdir(point)) == ['bad', 'good']
+        with pytest.raises(OSError) as caught:
+            os.listdir(point / 'bad')
+        assert caught.value.errno == want
+        assert (point / 'good' / 'links' / 'one').read_text() == 'one'
+    assert 'image cannot be shown' in (base / 'serve.log').read_text()
+
+
+@pytest.mark.skipif(not SERVE, reason='needs serve_image')
+def test_damaged_part(base):
+    """Damage is an error where it is and nowhere else."""
+    image = make_image(base / 'img' / 'it.ext4', ('-b', '4096'), fill_all)
+    good = base / 'img' / 'good.ext4'
+    shutil.copy(image, good)
+    def inode_of(name):
+        text = run('debugfs', '-R', f'imap {name}', image).out
+        block = int(text.split('located at block ')[1].split(',')[0])
+        offset = int(text.split('offset ')[1].split()[0], 16)
+        return block * 4096 + offset
+    with open(image, 'r+b') as f:
+        f.seek(inode_of('/files/s500') + 4)  # a size that its checksum does not know
+        f.write(b'\xff\xff')
+        block = int(run('debugfs', '-R', 'bmap /gaps 1', image).out.split()[0])
+        f.seek(block * 4096 + 20)
+        f.write(b'/')
+        node = run('debugfs', '-R', 'ex /files/scattered', image).out.splitlines()[1].split()
+        f.seek(int(node[7]) * 4096 + 100)
+        f.write(b'\xff' * 8)
+    with Server(base, it=image, good=good) as point:
+        for name in ('files/s500', 'files/scattered'):
+            with pytest.raises(OSError) as caught:
+                (point / 'it' / name).read_bytes()
+            assert caught.value.errno in (errno.EUCLEAN, errno.EIO)
+        seen = []
+        with pytest.raises(OSError) as caught:
+            for entry in os.scandir(point / 'it' / 'gaps'):
+                seen.append(entry.name)
+        assert caught.value.errno == errno.EUCLEAN
+        assert seen and set(seen) < set(os.listdir(point / 'good' / 'gaps'))
+        for name in ('files/s1', 'files/big', 'files/holes', 'links/one'):
+            assert (point / 'it' / name).read_bytes() == (point / 'good' / name).read_bytes()
+        assert len(os.listdir(point / 'it' / 'files')) == len(os.listdir(point / 'good' / 'files'))
+    log = harness.read_log(base / 'serve.log')
+    assert all('op_id' in r for r in log if r['msg'] == 'damage in an image')
+    assert any('checksum' in r.get('error', '') for r in log)

@@ -132,24 +132,26 @@ static bool libfuse_version(const struct ctl *c, int *ret_minor)
 
 static void probe_passthrough(const struct ctl *c, struct finding *f)
 {
-	struct utsname u;
 	int major = 0, minor = 0, library = 0;
+	char version[24] = "unknown";
+	struct utsname u;
 
 	if (uname(&u) < 0 || sscanf(u.release, "%d.%d", &major, &minor) != 2) {
 		found(f, "the kernel's version cannot be read");
 		f->ok = false;
 		return;
 	}
-	bool kernel = major > 6 || (major == 6 && minor >= 9), known = libfuse_version(c, &library);
-	bool new_enough = known && library >= 17;
-	found(f, "kernel %d.%d, libfuse %s%.0d%s%s", major, minor, known ? "3." : "unknown",
-		library, kernel && new_enough ? "" : ": big files are read through bangerfs",
-		geteuid() == 0 ? "" : "; needs root in any case");
-	if (!kernel)
+	if (libfuse_version(c, &library))
+		snprintf(version, sizeof(version), "3.%d", library);
+	if (major < 6 || (major == 6 && minor < 9))
 		advise(f, "faster reads of big files need Linux 6.9 or later");
-	else if (!new_enough)
+	else if (library < 17)
 		advise(f, "faster reads of big files need banger built with libfuse 3.17 or later "
 			  "(Debian 13)");
+	else if (geteuid() != 0)
+		advise(f, "faster reads of big files need a bangerfs that root starts");
+	found(f, "kernel %d.%d, libfuse %s%s", major, minor, version,
+		f->ok ? "" : ": big files are read through bangerfs");
 }
 
 /* ---- VMs */

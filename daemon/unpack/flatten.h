@@ -20,7 +20,8 @@
  * CORRUPT      the archive is damaged or ends too early
  * UNSUPPORTED  a compression or a kind of member that banger does not read
  * NAME_TOO_LONG, TOO_LARGE, NO_SPACE, CANCELLED, TIMEOUT (the stream stood still), INTERNAL
- * The message names the archive's member and its offset. After a failure out_fd holds nothing useful.
+ * The message names the archive's member and its offset. After a failure out_fd holds nothing
+ * useful.
  */
 int unpack_flatten(const struct banger_config *config, int cancel_fd, int tar_fd, int out_fd,
 	int64_t size, struct banger_error *err);

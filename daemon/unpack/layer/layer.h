@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The members of an archive become files of an image. What a name means is decided here:
+ *
+ * - Names are relative to the image's root, also those that begin with '/'. "." and empty
+ * components are nothing, ".." is refused.
+ * - A symlink in the way is followed as it would be in a system running from the image: absolute
+ *   targets begin at the image's root, ".." stops there. The last component is never followed.
+ * - Directories that no member describes are made: root's, 0755.
+ * - A later member replaces an earlier one of its name, whatever the two are; only a directory over
+ *   a directory keeps what is in it. Other names of what is replaced stay.
+ * - A hard link's target is a name in the image as it is then, and no directory.
+ */
+#ifndef BANGER_UNPACK_LAYER_H
+#define BANGER_UNPACK_LAYER_H
+
+#include "unpack/builder/builder.h"
+#include "unpack/tar/tar.h"
+
+struct layer_options {
+	int64_t time; /* of directories that no member describes */
+	/* Called between members and pieces of content; anything but 0 ends the work with it. */
+	int (*tick)(void *arg, struct banger_error *err);
+	void *arg;
+};
+
+struct layer_counts {
+	uint64_t members;
+	uint64_t ignored_xattrs; /* that no Linux filesystem could have on such a file */
+};
+
+/* Reads the archive to its end. Messages name the member. *ret is kept up to date while it runs. */
+int layer_apply(struct tar_reader *tar, struct ext4_builder *b, const struct layer_options *o,
+	struct layer_counts *ret, struct banger_error *err);
+
+#endif

@@ -2,7 +2,7 @@
 /*
  * Importing a kernel: everything slow happens in kernels/.staging-ID, which nobody else looks at.
  * One syncfs(2) makes its thousand files durable (a thousand fsyncs take seconds); then, under the
- * publication lock, the row and the rename.
+ * publication lock, the rename and the row.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -159,20 +159,25 @@ static int publish(struct import *x)
 {
 	_cleanup_(publication_leavep) struct publication_lock *held =
 		publication_enter(x->s->deps.publication);
+	const int dir = x->s->dir_fd;
 	struct banger_op_record record;
 	FAULT_POINT("kernel.import.locked");
 	x->kernel.imported_us = banger_now_us();
+	if (renameat2(dir, x->staging, dir, x->kernel.id, RENAME_NOREPLACE) < 0)
+		return banger_error_set_errno(x->err, errno, "publishing the kernel");
+	FAULT_POINT("kernel.import.renamed");
 	operation_completed_record(x->op, &record);
 	int r = store_kernel_insert(x->s->deps.store, &x->kernel, &record, x->err);
-	if (r < 0)
+	if (r < 0) {
+		if (renameat2(dir, x->kernel.id, dir, x->staging, RENAME_NOREPLACE) < 0)
+			log_err("a kernel's directory stays until the next start",
+				KV_S("id", x->kernel.id), KV_S("error", strerror(errno)));
 		return r;
+	}
 	FAULT_POINT("kernel.import.committed");
-	if (renameat2(x->s->dir_fd, x->staging, x->s->dir_fd, x->kernel.id, RENAME_NOREPLACE) < 0)
-		log_err("a kernel's directory is moved at the next start only",
-			KV_S("id", x->kernel.id), KV_S("error", strerror(errno)));
 	x->staging[0] = '\0';
-	FAULT_POINT("kernel.import.renamed");
 	kernel_event(x->s, "imported", &x->kernel);
+	FAULT_POINT("kernel.import.published");
 	return 0;
 }
 

@@ -2,7 +2,7 @@
 /*
  * After a crash: rows and directories of kernels are made to agree. The row decides.
  *	row, directory                    fine
- *	row, only .staging-ID             the import committed and died before the rename: move it
+ *	row, only .staging-ID             the rename was lost with the machine's power: do it again
  *	row, no directory                 somebody removed it: the row goes, with a warning
  *	directory or dot-name, no row     left over: removed
  */

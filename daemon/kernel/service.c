@@ -3,10 +3,11 @@
  * Kernels: finding, reading, deleting, telling watchers. Importing is in import.c, what happens
  * after a crash in recover.c.
  *
- * The row in the store is the only commit point. An import makes the directory durable under a
- * staging name before the row and moves it after it; a deletion removes the row first. So a crash
- * leaves a row whose directory has its staging name still (recovery moves it) or a directory
- * without a row (recovery removes it), never a row that promises files which are not there.
+ * The row in the store is the only commit point. An import makes the files durable under a staging
+ * name, then renames the directory, then commits the row; a deletion commits first and removes
+ * after. So what a crash leaves is a directory without a row (recovery removes it) or, when the
+ * rename did not reach the disk but the row did, a row whose directory has its staging name still
+ * (recovery renames it), never a row that promises files which are not there.
  */
 #include <fcntl.h>
 #include <linux/openat2.h>

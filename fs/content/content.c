@@ -287,17 +287,6 @@ static void content_free(struct content *c)
 	free(c);
 }
 
-static int copy_path(char to[PATH_MAX], const char *dir, const char *name, struct banger_error *err)
-{
-	int n = snprintf(to, PATH_MAX, "%s%s", dir, name);
-
-	if (dir[0] != '/')
-		return banger_error_set(err, BANGER_BAD_REQUEST, "not an absolute path: %s", dir);
-	if (n >= PATH_MAX)
-		return banger_error_set(err, BANGER_NAME_TOO_LONG, "too long a path: %.80s…", dir);
-	return 0;
-}
-
 /* A process of one user cannot pass through its own mount by way of fusermount3, unless others may:
  * see content.h. */
 static int make_own_dir(struct content *c, const char *runtime_dir, struct banger_error *err)

@@ -172,6 +172,9 @@ static int wait_for(const char *device)
 
 static int mount_root(const struct boot_options *o, char *why)
 {
+	/* A trial of the machine: that the agent can say so is all that is asked. */
+	if (strcmp(o->root, "none") == 0)
+		return fail(why, ENODEV, "the VM was given no disk", NULL);
 	int r = wait_for(o->root);
 
 	if (r < 0)

@@ -57,7 +57,7 @@ int vm_service_recover(struct vm_service *s, struct banger_error *err);
 struct vm_run {
 	const char *image, *kernel;
 	int64_t cpus;		   /* default 1 */
-	int64_t memory;		   /* bytes, default VM_MEMORY_DEFAULT */
+	int64_t memory;		   /* bytes, default 256 MiB */
 	const char *const *argv;   /* NULL-terminated; NULL: the image's entry point and command, else /bin/sh */
 	const char *const *env;	   /* NULL-terminated "A=b", on top of the image's */
 	const char *user, *workdir;

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Writing the initrd: a cpio archive ("newc", as the kernel's
+ * Documentation/driver-api/early-userspace describes) by libarchive, not compressed, because
+ * inflating it in an emulated VM costs more than reading it.
+ *
+ * A module that modules.dep does not know is built into the kernel, or the kernel has none; the
+ * boot then says so. modules.dep lists behind each module what it needs, nearest first, so the list
+ * is loaded from its end. Compressed modules (.ko.xz and the like) are unpacked here. What is read
+ * was made by kernel_service_import(): paths are still checked, and sizes limited.
+ */
+#include <archive.h>
+#include <archive_entry.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <banger/log.h>
+#include "vm/initrd.h"
+
+#define MODULE_MAX (64 * 1024 * 1024)
+#define DEP_MAX (16 * 1024 * 1024)
+#define MODULES_MAX 128
+
+/* Ways to the root disk, the agent's port and the root filesystem, on each kind of machine a driver
+ * makes. */
+static const char *const wanted[] = {"virtio_mmio", "virtio_blk", "virtio_console", "ext4"};
+
+struct blob {
+	char *data;
+	size_t len;
+};
+
+static void blob_done(struct blob *b)
+{
+	free(b->data);
+}
+
+struct build {
+	const struct vm_service_deps *deps;
+	const struct banger_kernel *kernel;
+	struct archive *out;
+	struct blob dep;
+	char *loaded[MODULES_MAX]; /* paths under modules/VERSION, in order */
+	size_t n_loaded;
+};
+
+static int read_all(
+	int fd, size_t max, struct blob *ret, const char *what, struct banger_error *err)
+{
+	_cleanup_(blob_done) struct blob b = {0};
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return banger_error_set_errno(err, errno, "cannot read %s", what);
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > max)
+		return banger_error_set(err, BANGER_TOO_LARGE, "%s is too large", what);
+	b.data = malloc(st.st_size + 1);
+	if (!b.data)
+		return banger_error_oom(err);
+	while (b.len < (size_t)st.st_size) {
+		ssize_t n = pread(fd, b.data + b.len, st.st_size - b.len, b.len);
+		if (n < 0)
+			return banger_error_set_errno(err, errno, "cannot read %s", what);
+		if (n == 0)
+			break;
+		b.len += n;
+	}
+	b.data[b.len] = '\0';
+	*ret = b;
+	b.data = NULL;
+	return 0;
+}
+
+static void read_freep(struct archive **a)
+{
+	archive_read_free(*a);
+}
+
+static void write_freep(struct archive **a)
+{
+	archive_write_free(*a);
+}
+
+static void entry_freep(struct archive_entry **e)
+{
+	archive_entry_free(*e);
+}
+
+/* Unpack a compressed module: libarchive's "raw" format under the three filters that kernels use.
+ */
+static int decompress(struct blob *b, const char *path, struct banger_error *err)
+{
+	_cleanup_(read_freep) struct archive *a = archive_read_new();
+	_cleanup_(blob_done) struct blob plain = {0};
+	struct archive_entry *e;
+	ssize_t n = -1;
+
+	if (!a)
+		return banger_error_oom(err);
+	archive_read_support_filter_xz(a);
+	archive_read_support_filter_zstd(a);
+	archive_read_support_filter_gzip(a);
+	archive_read_support_format_raw(a);
+	plain.data = malloc(MODULE_MAX);
+	if (!plain.data)
+		return banger_error_oom(err);
+	if (archive_read_open_memory(a, b->data, b->len) == ARCHIVE_OK &&
+		archive_read_next_header(a, &e) == ARCHIVE_OK)
+		while ((n = archive_read_data(a, plain.data + plain.len, MODULE_MAX - plain.len)) >
+			0)
+			plain.len += n;
+	if (n < 0 || plain.len == MODULE_MAX)
+		return banger_error_set(
+			err, BANGER_CORRUPT, "the module %s cannot be unpacked", path);
+	free(b->data);
+	*b = plain;
+	plain.data = NULL;
+	return 0;
+}
+
+static int put_entry(struct build *b, const char *path, unsigned mode, const void *data, size_t len,
+	struct banger_error *err)
+{
+	_cleanup_(entry_freep) struct archive_entry *e = archive_entry_new();
+
+	if (!e)
+		return banger_error_oom(err);
+	archive_entry_set_pathname(e, path);
+	archive_entry_set_mode(e, mode);
+	archive_entry_set_size(e, len);
+	archive_entry_set_nlink(e, 1);
+	if (archive_write_header(b->out, e) != ARCHIVE_OK ||
+		(len > 0 && archive_write_data(b->out, data, len) != (la_ssize_t)len))
+		return banger_error_set(err, BANGER_INTERNAL, "cannot write the initrd: %s",
+			archive_error_string(b->out) ?: "no reason given");
+	return 0;
+}
+
+static int put_agent(struct build *b, struct banger_error *err)
+{
+	_cleanup_(blob_done) struct blob agent = {0};
+	_cleanup_free_ char *path = NULL;
+
+	int r = banger_config_program(b->deps->config, "banger-agent", &path, err);
+	if (r < 0)
+		return r;
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return banger_error_set_errno(err, errno, "cannot read %s", path);
+	r = read_all(fd, MODULE_MAX, &agent, path, err);
+	return r < 0 ? r : put_entry(b, "init", S_IFREG | 0755, agent.data, agent.len, err);
+}
+
+/* The name that a module has for the kernel: "kernel/drivers/block/virtio-blk.ko.xz" is
+ * "virtio_blk". */
+static bool is_module(const char *path, size_t len, const char *name)
+{
+	const char *base = memrchr(path, '/', len);
+
+	base = base ? base + 1 : path;
+	size_t n = strcspn(base, ".:");
+	if (strlen(name) != n || base + n > path + len)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if ((base[i] == '-' ? '_' : base[i]) != name[i])
+			return false;
+	return true;
+}
+
+/* The line of modules.dep that begins with the module; NULL: there is none. */
+static const char *find_line(const struct build *b, const char *name)
+{
+	for (const char *l = b->dep.data; l && *l;
+		l = strchr(l, '\n') ? strchr(l, '\n') + 1 : NULL) {
+		size_t n = strcspn(l, ":\n");
+		if (l[n] == ':' && is_module(l, n, name))
+			return l;
+	}
+	return NULL;
+}
+
+static int put_module(struct build *b, const char *path, size_t len, struct banger_error *err)
+{
+	_cleanup_(blob_done) struct blob module = {0};
+	_cleanup_close_ int fd = -1;
+	char file[1024], name[32];
+
+	for (size_t i = 0; i < b->n_loaded; i++)
+		if (strlen(b->loaded[i]) == len && strncmp(b->loaded[i], path, len) == 0)
+			return 0;
+	if (b->n_loaded == MODULES_MAX)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"a boot would need more than %d modules", MODULES_MAX);
+	if ((size_t)snprintf(file, sizeof(file), "modules/%s/%.*s", b->kernel->version, (int)len,
+		    path) >= sizeof(file))
+		return banger_error_set(err, BANGER_CORRUPT, "a path in modules.dep is too long");
+	int r = b->deps->kernel_open(b->deps->kernels, b->kernel, file, &fd, err);
+	if (r == 0)
+		r = read_all(fd, MODULE_MAX, &module, file, err);
+	if (r == 0 && len > 3 && strncmp(path + len - 3, ".ko", 3) != 0)
+		r = decompress(&module, file, err);
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), "m/%zu.ko", b->n_loaded);
+	r = put_entry(b, name, S_IFREG | 0644, module.data, module.len, err);
+	if (r < 0)
+		return r;
+	b->loaded[b->n_loaded] = strndup(path, len);
+	if (!b->loaded[b->n_loaded])
+		return banger_error_oom(err);
+	b->n_loaded++;
+	return 0;
+}
+
+/* A module and what it needs. line: "a.ko: b.ko c.ko\n". */
+static int put_with_needs(struct build *b, const char *line, struct banger_error *err)
+{
+	size_t self = strcspn(line, ":"), end = strcspn(line, "\n");
+
+	while (end > self + 1) {
+		size_t start = end;
+		while (start > self + 1 && line[start - 1] != ' ')
+			start--;
+		if (end > start) {
+			int r = put_module(b, line + start, end - start, err);
+			if (r < 0)
+				return r;
+		}
+		end = start > self + 1 ? start - 1 : self + 1;
+	}
+	return put_module(b, line, self, err);
+}
+
+static int put_modules(struct build *b, struct banger_error *err)
+{
+	_cleanup_close_ int fd = -1;
+	char file[256], list[MODULES_MAX * 16];
+	size_t n = 0;
+
+	if (!b->kernel->modules)
+		return 0; /* then everything must be built in */
+	snprintf(file, sizeof(file), "modules/%s/modules.dep", b->kernel->version);
+	int r = b->deps->kernel_open(b->deps->kernels, b->kernel, file, &fd, err);
+	if (r == 0)
+		r = read_all(fd, DEP_MAX, &b->dep, file, err);
+	if (r == 0)
+		r = put_entry(b, "m", S_IFDIR | 0755, NULL, 0, err);
+	for (size_t i = 0; r == 0 && i < ELEMENTSOF(wanted); i++) {
+		const char *line = find_line(b, wanted[i]);
+		if (line)
+			r = put_with_needs(b, line, err);
+	}
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < b->n_loaded; i++)
+		n += snprintf(list + n, sizeof(list) - n, "/m/%zu.ko\n", i);
+	return put_entry(b, "modules.list", S_IFREG | 0644, list, n, err);
+}
+
+static int write_archive(struct build *b, int fd, struct banger_error *err)
+{
+	int r;
+
+	archive_write_set_format_cpio_newc(b->out);
+	archive_write_add_filter_none(b->out);
+	archive_write_set_bytes_in_last_block(b->out, 1);
+	if (archive_write_open_fd(b->out, fd) != ARCHIVE_OK)
+		return banger_error_set(err, BANGER_INTERNAL, "cannot write the initrd: %s",
+			archive_error_string(b->out) ?: "no reason given");
+	r = put_agent(b, err);
+	if (r == 0)
+		/* The kernel opens it for PID 1's standard descriptors before anything is mounted.
+		 */
+		r = put_entry(b, "dev", S_IFDIR | 0755, NULL, 0, err);
+	if (r == 0)
+		r = put_modules(b, err);
+	if (r == 0 && archive_write_close(b->out) != ARCHIVE_OK)
+		r = banger_error_set(err, BANGER_INTERNAL, "cannot write the initrd: %s",
+			archive_error_string(b->out) ?: "no reason given");
+	return r;
+}
+
+int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel,
+	int *ret_fd, struct banger_error *err)
+{
+	_cleanup_(write_freep) struct archive *out = archive_write_new();
+	_cleanup_close_ int fd = memfd_create("banger-initrd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct build b = {.deps = deps, .kernel = kernel, .out = out};
+
+	if (fd < 0)
+		return banger_error_set_errno(err, errno, "cannot make the initrd");
+	if (!out)
+		return banger_error_oom(err);
+	int r = write_archive(&b, fd, err);
+	if (r < 0)
+		banger_error_prefix(err, "initrd for kernel \"%s\"", kernel->name);
+	for (size_t i = 0; i < b.n_loaded; i++)
+		free(b.loaded[i]);
+	blob_done(&b.dep);
+	if (r < 0)
+		return r;
+	fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+	log_debug("initrd built", KV_S("kernel", kernel->name), KV_I("modules", b.n_loaded));
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}

@@ -96,7 +96,7 @@ static int do_run(struct ctl *c, const struct cli_invocation *in, struct banger_
 {
 	static const int standard[] = {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO};
 	_cleanup_json_ struct json_object *params = NULL, *result = NULL;
-	const struct ctl_work work = {.hang_up = true};
+	const struct ctl_work work = {0};
 
 	int r = make_params(in, &params, err);
 	if (r == 0)

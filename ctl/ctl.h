@@ -46,7 +46,6 @@ void ctl_say_error(const struct banger_error *err);
 struct ctl_work {
 	const char *what; /* "importing web", for the progress line; NULL: none is shown */
 	const _Atomic int64_t *done; /* bytes done, for the progress line; NULL: not known */
-	bool hang_up; /* on Ctrl-C close the connection, rather than ask for a cancellation */
 };
 /* As ctl_call() with descriptors (they stay the caller's), a progress line, and Ctrl-C. An
  * operation that was stopped by a signal fails with CANCELLED and c->signal is set. */

@@ -88,7 +88,7 @@ static void take_signal(struct watcher *w)
 	bool again = w->signal != 0;
 	if (!again)
 		w->signal = (int)info.ssi_signo;
-	if (again || w->work->hang_up || cancel_operation(w) < 0)
+	if (again || cancel_operation(w) < 0)
 		banger_client_shutdown(w->c->client);
 }
 

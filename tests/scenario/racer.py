@@ -59,8 +59,8 @@ class Mount:
 class Ctl:
     """The same by the command line. Its refusals are known by their message."""
 
-    MESSAGES = (('is taken', 'EEXIST'), ('not found', 'ENOENT'), ('being', 'EBUSY'), ('no root filesystem', 'ENODATA'),
-                ('rootfs.ext4', 'ENODATA'))
+    MESSAGES = (('is taken', 'EEXIST'), ('not found', 'ENOENT'), ('has no rootfs.ext4', 'ENODATA'), ('is being', 'EBUSY'),
+                ('are being changed', 'EBUSY'), ('was changed while', 'EBUSY'), ('open for writing', 'EBUSY'))
 
     def __init__(self, program, image):
         self.program, self.image = program, image

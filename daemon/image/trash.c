@@ -212,8 +212,8 @@ int trash_put(struct trash *t, int dir_fd, const char *name, struct banger_error
 		return banger_error_set_errno(err, r, "moving \"%s\" to the trash", name);
 	}
 	pthread_mutex_lock(&t->mutex);
-	t->put++;
-	pthread_cond_broadcast(&t->wake);
+	if (t->put++ == t->swept) /* else it is awake, or about to be */
+		pthread_cond_signal(&t->wake);
 	pthread_mutex_unlock(&t->mutex);
 	return 0;
 }

@@ -26,6 +26,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/sysinfo.h>
+#include <time.h>
 #include <linux/limits.h>
 
 #include "ahead.h"
@@ -35,6 +36,7 @@
 #define READ_MAX (1u << 20)
 #define COMPLAINTS 8
 #define THREADS_MAX 16
+#define SWEEP_PAUSE_MAX 64 /* seconds */
 
 struct worker {
 	struct server *s;
@@ -54,13 +56,16 @@ struct server {
 	uid_t uid;
 	gid_t gid;
 
-	pthread_mutex_t lock; /* of the names to evict */
+	pthread_mutex_t lock; /* of the janitor's work */
 	pthread_cond_t wake;
 	char *evict[64];
 	unsigned evict_count;
-	bool stopping;
-	pthread_t evictor;
-	bool evictor_started;
+	bool sweep; /* there may be deleted images that the kernel refers to */
+	unsigned sweep_pause;
+	_Atomic bool stopping;
+	pthread_t janitor;
+	bool janitor_started;
+	struct ext4_scratch *janitor_scratch;
 };
 
 static __thread struct worker *self;
@@ -583,10 +588,17 @@ static const struct fuse_lowlevel_ops ops = {
 
 void server_stale(struct server *s, const char *name)
 {
-	if (name)
-		(void) fuse_lowlevel_notify_inval_entry(
-			s->session, FUSE_ROOT_ID, name, strlen(name));
-	(void) fuse_lowlevel_notify_inval_inode(s->session, FUSE_ROOT_ID, 0, 0);
+	if (!name) {
+		(void) fuse_lowlevel_notify_inval_inode(s->session, FUSE_ROOT_ID, 0, 0);
+		return;
+	}
+	(void) fuse_lowlevel_notify_inval_entry(s->session, FUSE_ROOT_ID, name, strlen(name));
+	pthread_mutex_lock(&s->lock);
+	if (!s->sweep)
+		pthread_cond_signal(&s->wake);
+	s->sweep = true;
+	s->sweep_pause = 1;
+	pthread_mutex_unlock(&s->lock);
 }
 
 void server_evict(struct server *s, const char *name)
@@ -600,21 +612,80 @@ void server_evict(struct server *s, const char *name)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static void *evictor_main(void *arg)
+struct sweep {
+	struct server *s;
+	struct image *i;
+	fuse_ino_t dir;
+};
+
+static int sweep_entry(void *arg, const struct ext4_dirent *d)
+{
+	const struct sweep *w = arg;
+
+	(void) fuse_lowlevel_notify_inval_entry(w->s->session, w->dir, d->name, d->len);
+	return 0;
+}
+
+static int sweep_inode(void *arg, const struct ext4_inode *i)
+{
+	struct sweep *w = arg;
+
+	w->dir = node_of(w->i->slot, i->ino);
+	/* Asking for less than nothing to be dropped tells whether the kernel knows the directory. */
+	if (S_ISDIR(i->mode) && fuse_lowlevel_notify_inval_inode(w->s->session, w->dir, -1, 0) == 0)
+		(void) ext4_readdir(w->i->ext4, w->s->janitor_scratch, i, 0, sweep_entry, w);
+	return w->s->stopping;
+}
+
+/* Files that were open when their image was deleted leave entries in the kernel's cache that nobody can
+ * reach any more, and that would keep the image's file. true: there still are such images. */
+static bool sweep(struct server *s)
+{
+	struct sweep w = {.s = s};
+	uint32_t slot = 0;
+
+	while ((w.i = table_get_unwanted(s->table, slot))) {
+		slot = w.i->slot;
+		(void) ext4_image_inodes(w.i->ext4, s->janitor_scratch, sweep_inode, &w);
+		table_put(s->table, w.i);
+	}
+	return slot != 0;
+}
+
+static void wait_for_work(struct server *s)
+{
+	struct timespec t;
+
+	if (!s->sweep) {
+		pthread_cond_wait(&s->wake, &s->lock);
+		return;
+	}
+	clock_gettime(CLOCK_REALTIME, &t);
+	t.tv_sec += s->sweep_pause;
+	if (s->sweep_pause < SWEEP_PAUSE_MAX)
+		s->sweep_pause *= 2;
+	(void) pthread_cond_timedwait(&s->wake, &s->lock, &t);
+}
+
+/* Evictions at once, sweeps after a pause that grows while they find no end. */
+static void *janitor_main(void *arg)
 {
 	struct server *s = arg;
 
 	pthread_mutex_lock(&s->lock);
 	while (!s->stopping) {
-		if (!s->evict_count) {
-			pthread_cond_wait(&s->wake, &s->lock);
-			continue;
-		}
-		_cleanup_free_ char *name = s->evict[--s->evict_count];
+		if (!s->evict_count)
+			wait_for_work(s);
+		bool sweeping = s->sweep && !s->evict_count;
+		_cleanup_free_ char *name = s->evict_count ? s->evict[--s->evict_count] : NULL;
+		s->sweep = s->sweep && !sweeping;
 		pthread_mutex_unlock(&s->lock);
-		(void) fuse_lowlevel_notify_inval_entry(
-			s->session, FUSE_ROOT_ID, name, strlen(name));
+		if (name)
+			(void) fuse_lowlevel_notify_inval_entry(
+				s->session, FUSE_ROOT_ID, name, strlen(name));
+		bool more = name || (sweeping && sweep(s));
 		pthread_mutex_lock(&s->lock);
+		s->sweep |= more;
 	}
 	pthread_mutex_unlock(&s->lock);
 	return NULL;
@@ -661,6 +732,7 @@ int server_new(const struct server_options *o, struct server **ret, struct bange
 		return banger_error_oom(err);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->wake, NULL);
+	s->sweep_pause = 1;
 	s->uid = getuid();
 	s->gid = getgid();
 	s->threads = o->threads ? o->threads : 2 * cpus;
@@ -690,7 +762,8 @@ int server_prepare(struct server *s, struct banger_error *err)
 {
 	s->ahead = ahead_new();
 	s->workers = calloc(s->threads, sizeof(*s->workers));
-	if (!s->ahead || !s->workers)
+	s->janitor_scratch = ext4_scratch_new();
+	if (!s->ahead || !s->workers || !s->janitor_scratch)
 		return banger_error_oom(err);
 	for (unsigned k = 0; k < s->threads; k++) {
 		struct worker *w = &s->workers[k];
@@ -706,8 +779,8 @@ int server_run(struct server *s)
 {
 	int r;
 
-	r = pthread_create(&s->evictor, NULL, evictor_main, s);
-	s->evictor_started = r == 0;
+	r = pthread_create(&s->janitor, NULL, janitor_main, s);
+	s->janitor_started = r == 0;
 	for (unsigned k = 1; k < s->threads && r == 0; k++) {
 		r = pthread_create(&s->workers[k].thread, NULL, worker_main, &s->workers[k]);
 		s->workers[k].started = r == 0;
@@ -719,8 +792,8 @@ int server_run(struct server *s)
 	s->stopping = true;
 	pthread_cond_signal(&s->wake);
 	pthread_mutex_unlock(&s->lock);
-	if (s->evictor_started)
-		pthread_join(s->evictor, NULL);
+	if (s->janitor_started)
+		pthread_join(s->janitor, NULL);
 	for (unsigned k = 1; k < s->threads; k++)
 		if (s->workers[k].started)
 			pthread_join(s->workers[k].thread, NULL);
@@ -741,6 +814,7 @@ void server_free(struct server *s)
 		free(s->workers[k].buf);
 	}
 	free(s->workers);
+	ext4_scratch_free(s->janitor_scratch);
 	ahead_free(s->ahead);
 	while (s->evict_count)
 		free(s->evict[--s->evict_count]);

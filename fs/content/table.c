@@ -34,6 +34,7 @@ struct entry {
 	_Atomic int64_t checked_us;
 	unsigned users;
 	bool in_model, opening, changed;
+	bool evicting; /* the kernel was asked to let go of it; nobody has looked it up since */
 	char id[BANGER_ID_LEN + 1];
 	char *name; /* NULL: another image has taken it, a new one has not come yet */
 };
@@ -276,6 +277,7 @@ static void close_image(struct table *t, struct entry *e)
 	open_unlink(t, e);
 	ext4_image_close(e->pub.ext4);
 	e->pub.ext4 = NULL;
+	e->evicting = false;
 }
 
 static void entry_free(struct table *t, struct entry *e)
@@ -295,7 +297,7 @@ static void let_go(struct table *t, struct entry *e)
 		return;
 	if (!e->in_model)
 		entry_free(t, e);
-	else if (t->open_count > t->o.max_open)
+	else if (t->open_count > t->o.max_open || e->evicting)
 		close_image(t, e);
 }
 
@@ -484,13 +486,13 @@ static void make_room(struct table *t, char **ret_evict)
 	for (struct entry *e = t->open_head; e; e = e->open_next) {
 		if (idle(e) && (!oldest || e->last_use < oldest->last_use))
 			oldest = e;
-		else if (!e->users && e->name && (!held || e->last_use < held->last_use))
+		else if (!e->users && e->name && !e->evicting && (!held || e->last_use < held->last_use))
 			held = e;
 	}
 	if (oldest)
 		close_image(t, oldest);
-	else if (held)
-		*ret_evict = strdup(held->name); /* out of memory: another time */
+	else if (held && (*ret_evict = strdup(held->name)))
+		held->evicting = true;
 }
 
 static int open_file(struct table *t, struct entry *e, struct ext4_image **ret)
@@ -583,8 +585,10 @@ int table_get_name(struct table *t, const char *name, struct image **ret)
 
 	pthread_mutex_lock(&t->lock);
 	struct entry *e = find_name(t, name);
-	if (e)
+	if (e) {
+		e->evicting = false;
 		r = use(t, e, ret);
+	}
 	pthread_mutex_unlock(&t->lock);
 	return r;
 }
@@ -599,6 +603,21 @@ int table_get_slot(struct table *t, uint32_t slot, struct image **ret)
 		r = use(t, e, ret);
 	pthread_mutex_unlock(&t->lock);
 	return r;
+}
+
+/* They are always among the open ones, which are few. */
+struct image *table_get_unwanted(struct table *t, uint32_t after)
+{
+	struct entry *best = NULL;
+
+	pthread_mutex_lock(&t->lock);
+	for (struct entry *e = t->open_head; e; e = e->open_next)
+		if ((!e->in_model || e->evicting) && e->pub.slot > after && (!best || e->pub.slot < best->pub.slot))
+			best = e;
+	if (best)
+		best->users++;
+	pthread_mutex_unlock(&t->lock);
+	return best ? &best->pub : NULL;
 }
 
 void table_put(struct table *t, struct image *i)

@@ -75,6 +75,11 @@ void table_put(struct table *t, struct image *i);
 void table_referenced(struct image *i, uint64_t n);
 void table_forget(struct table *t, uint32_t slot, uint64_t n);
 
+/* An image that should be closed while the kernel has references to it, because it is no longer in
+ * the registry or was chosen for eviction: the first whose slot is above `after`, in use until
+ * table_put(). NULL: none. */
+struct image *table_get_unwanted(struct table *t, uint32_t after);
+
 /* The names in a fixed order, those after position `after` (0: all), until fn returns other than 0.
  * next is the position of the entry. Called with the table locked: fn must not call the table. */
 typedef int table_list_fn(void *arg, const char *name, uint32_t slot, uint64_t next);

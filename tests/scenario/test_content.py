@@ -8,14 +8,17 @@ second half goes through bangerd and bangerfs.
 """
 import errno
 import filecmp
-import itertools
+import json
 import os
 import pathlib
 import random
+import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 
 import pytest
@@ -25,7 +28,8 @@ from harness import run, until
 
 pytestmark = [pytest.mark.needs('mkfs.ext4', 'setfacl', 'getfattr'), pytest.mark.limit(180)]
 
-SERVE = next((p for p in sorted(harness.BUILD.rglob('serve_image')) if p.is_file()), None)
+SERVE, RUN = (next((p for p in sorted(harness.BUILD.rglob(n)) if p.is_file()), None)
+              for n in ('serve_image', 'content_run'))
 
 
 # ---- making images
@@ -528,3 +532,288 @@ def test_damaged_part(base):
     log = harness.read_log(base / 'serve.log')
     assert all('op_id' in r for r in log if r['msg'] == 'damage in an image')
     assert any('checksum' in r.get('error', '') for r in log)
+
+
+# ---- the process: against a daemon that says what the test wants
+
+class FakeDaemon:
+    """Speaks registry.watch and nothing else."""
+
+    def __init__(self, base):
+        self.images = base / 'state' / 'images'
+        self.images.mkdir(parents=True, exist_ok=True)
+        self.path = base / 'fake.sock'
+        self.generation = 0
+        self.known = {}
+        self.clients = []
+        self.lock = threading.Lock()
+        self.listener = None
+        self.start()
+
+    def start(self):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.path.unlink(missing_ok=True)
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+
+    def stop(self):
+        """As bangerd dying: every connection breaks."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        with self.lock:
+            for client in self.clients:
+                client.close()
+            self.clients = []
+
+    def accept(self, listener):
+        while True:
+            try:
+                client, _ = listener.accept()
+                assert b'registry.watch' in client.recv(4096)
+            except OSError:
+                return
+            with self.lock:
+                fds = [os.open(self.images, os.O_RDONLY | os.O_DIRECTORY)] * 3
+                head = {'ok': True, 'result': {'generation': self.generation}}
+                socket.send_fds(client, [json.dumps(head).encode() + b'\n'], fds)
+                os.close(fds[0])
+                self.send(client, {'event': 'snapshot', 'images': list(self.known.values())})
+                self.send(client, {'event': 'ready', 'generation': self.generation})
+                self.clients.append(client)
+
+    @staticmethod
+    def send(client, document):
+        client.sendall(json.dumps(document).encode() + b'\n')
+
+    def event(self, *images):
+        """Tell of images, [(id, name or None for deleted)], in one event; gives its generation."""
+        with self.lock:
+            self.generation += 1
+            documents = [{'id': i, 'name': n or 'gone', 'state': 'published' if n else 'deleted',
+                          'generation': self.generation} for i, n in images]
+            for document in documents:
+                self.known[document['id']] = document
+                if document['state'] == 'deleted':
+                    del self.known[document['id']]
+            for client in self.clients:
+                self.send(client, {'event': 'image', 'change': 'any', 'generation': self.generation,
+                                   'images': documents})
+            return self.generation
+
+    def publish(self, name, image, number):
+        ident = f'{number:016x}'
+        (self.images / ident).mkdir()
+        shutil.copy(image, self.images / ident / 'rootfs.ext4')
+        return ident, self.event((ident, name))
+
+
+class Content:
+    """content_run with a directory in the place of the registry's mount."""
+
+    def __init__(self, base, daemon, nofile=4096):
+        self.mnt = base / 'mnt'
+        self.root = self.mnt / 'rootfs'
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.log = base / 'content.log'
+        with open(self.log, 'ab') as log:
+            self.popen = subprocess.Popen([RUN, self.mnt, daemon.path, base], stdin=subprocess.PIPE,
+                                          stdout=subprocess.PIPE, stderr=log, text=True)
+        resource.prlimit(self.popen.pid, resource.RLIMIT_NOFILE, (nofile, nofile))
+
+    def line(self):
+        return self.popen.stdout.readline().rstrip('\n')
+
+    def wait(self, generation, ms=5000):
+        self.popen.stdin.write(f'wait {generation} {ms}\n')
+        self.popen.stdin.flush()
+        while True:
+            line = self.line()
+            if not line.startswith('placed'):
+                return int(line)
+
+    def process(self):
+        found = [p for p, c in harness.children(self.popen.pid).items() if '--content-process' in c]
+        assert len(found) == 1
+        return found[0]
+
+    def stop(self):
+        out, _ = self.popen.communicate('stop\n', timeout=20)
+        assert self.popen.returncode == 0 and out.endswith('stopped\n')
+        assert not harness.mounts_under(self.mnt)
+        text = self.log.read_text()
+        assert not harness.SANITIZER.search(text), text
+        harness.read_log(self.log)
+
+
+@pytest.fixture
+def content(base):
+    """(daemon, content process), taken down after the test."""
+    daemon = FakeDaemon(base)
+    it = Content(base, daemon)
+    assert it.wait(0) == 0
+    yield daemon, it
+    it.stop()
+    daemon.stop()
+
+
+@pytest.fixture
+def small(base):
+    """small(text): an image with one file that says text."""
+    def make(text):
+        def fill(root):
+            (root / 'says').write_text(text)
+            (root / 'dir').mkdir()
+            (root / 'dir' / 'inner').write_text(text * 2)
+        return make_image(base / 'img' / f'{text}.ext4', ('-O', '^has_journal'), fill, '2M')
+    return make
+
+
+needs_run = pytest.mark.skipif(not RUN, reason='needs content_run')
+
+
+@needs_run
+def test_names_follow(content, small):
+    """Published, renamed, swapped, deleted: after content_wait() nothing old is seen."""
+    daemon, it = content
+    a, generation = daemon.publish('a', small('one'), 0xa1 << 40)
+    assert it.wait(generation) == 0
+    assert os.listdir(it.root) == ['a']
+    assert (it.root / 'a' / 'says').read_text() == 'one'
+    inode = os.stat(it.root / 'a' / 'says').st_ino
+    assert it.wait(daemon.event((a, 'renamed'))) == 0
+    assert os.listdir(it.root) == ['renamed'] and not (it.root / 'a').exists()
+    assert os.stat(it.root / 'renamed' / 'says').st_ino == inode
+    b, generation = daemon.publish('b', small('two'), 0xb2 << 40)
+    assert it.wait(generation) == 0
+    for k in range(50):  # swapped, back and forth
+        pair = ((a, 'b'), (b, 'renamed')) if k % 2 == 0 else ((b, 'b'), (a, 'renamed'))
+        assert it.wait(daemon.event(*pair)) == 0
+        assert (it.root / 'b' / 'says').read_text() == ('one' if k % 2 == 0 else 'two')
+        assert (it.root / 'renamed' / 'dir' / 'inner').read_text() == ('twotwo' if k % 2 == 0 else 'oneone')
+        assert sorted(os.listdir(it.root)) == ['b', 'renamed']
+    assert it.wait(daemon.event((a, None), (b, None))) == 0
+    assert os.listdir(it.root) == []
+    assert not (it.root / 'b').exists()
+
+
+@needs_run
+def test_same_name_again(content, small):
+    """A deleted name that comes back never shows what was there, and open files stay readable."""
+    daemon, it = content
+    images = [small('old'), small('new')]
+    for k in range(20):
+        text = ('old', 'new')[k % 2]
+        ident, generation = daemon.publish('again', images[k % 2], 0x1000 + k << 36)
+        assert it.wait(generation) == 0
+        assert (it.root / 'again' / 'says').read_text() == text
+        with open(it.root / 'again' / 'dir' / 'inner') as f:
+            shutil.rmtree(daemon.images / ident)
+            assert it.wait(daemon.event((ident, None))) == 0
+            assert not (it.root / 'again').exists()
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert f.read() == text * 2
+    until(lambda: 'rootfs.ext4' not in run('ls', '-l', f'/proc/{it.process()}/fd', check=False).out,
+          'the deleted images to be closed', 20)
+
+
+@needs_run
+def test_daemon_away(content, small):
+    """While bangerd is away what is there stays readable; the new snapshot is taken over when it is back."""
+    daemon, it = content
+    a, _ = daemon.publish('a', small('one'), 0xa1 << 40)
+    b, generation = daemon.publish('b', small('two'), 0xb2 << 40)
+    assert it.wait(generation) == 0
+    assert (it.root / 'b' / 'says').read_text() == 'two'
+    daemon.stop()
+    assert (it.root / 'a' / 'says').read_text() == 'one'  # opened only now
+    assert it.wait(generation + 1, 50) == -errno.ETIMEDOUT
+    daemon.event((a, 'c'), (b, None))
+    daemon.start()
+    assert it.wait(daemon.generation) == 0
+    assert os.listdir(it.root) == ['c'] and (it.root / 'c' / 'says').read_text() == 'one'
+    assert not (it.root / 'a').exists() and not (it.root / 'b').exists()
+
+
+@needs_run
+def test_process_dies(content, small):
+    """Killed, it is started again; its mount is put in place anew."""
+    daemon, it = content
+    _, generation = daemon.publish('a', small('one'), 0xa1 << 40)
+    assert it.wait(generation) == 0
+    for _ in range(3):
+        assert (it.root / 'a' / 'says').read_text() == 'one'
+        pid = it.process()
+        os.kill(pid, signal.SIGKILL)
+        assert it.line() == 'placed -'
+        until(lambda: it.wait(generation, 1000) == 0, 'the new process')
+        assert it.process() != pid
+        assert harness.mounts_under(it.root) == [str(it.root)]
+        assert (it.root / 'a' / 'says').read_text() == 'one'
+
+
+@needs_run
+def test_unmounted(base, small):
+    """Who unmounts rootfs/ ends it, and it is not put back."""
+    daemon = FakeDaemon(base)
+    it = Content(base, daemon)
+    assert it.wait(0) == 0
+    run('umount', it.root)
+    until(lambda: it.wait(0) == -errno.EHOSTDOWN, 'the process to end')
+    assert not harness.mounts_under(it.root)
+    it.stop()
+    daemon.stop()
+
+
+@needs_run
+def test_parent_dies(base, small):
+    """Without its supervisor the process ends."""
+    daemon = FakeDaemon(base)
+    it = Content(base, daemon)
+    assert it.wait(0) == 0
+    pid = it.process()
+    it.popen.kill()
+    it.popen.wait()
+    until(lambda: pid not in harness.children(), 'the content process to end')
+    harness.force_unmount(it.mnt)
+    it.popen.stdin.close(), it.popen.stdout.close()
+    daemon.stop()
+
+
+@needs_run
+def test_confined(content):
+    """No capabilities but one, no new privileges, a filter."""
+    _, it = content
+    status = dict(line.split(':\t', 1) for line in
+                  pathlib.Path(f'/proc/{it.process()}/status').read_text().splitlines())
+    assert status['NoNewPrivs'] == '1' and status['Seccomp'] == '2'
+    assert int(status['CapEff'], 16) in (0, 4) and int(status['CapBnd'], 16) == 0
+    assert int(status['CapPrm'], 16) in (0, 4) and int(status['CapInh'], 16) == 0
+
+
+@needs_run
+def test_many_images(base, small):
+    """More images than may be open at once: those longest unused are let go of, also by the kernel."""
+    daemon = FakeDaemon(base)
+    it = None
+    try:
+        image = small('many')
+        for k in range(300):
+            ident = f'{(k + 1) << 36:016x}'
+            (daemon.images / ident).mkdir()
+            os.link(image, daemon.images / ident / 'rootfs.ext4')
+            generation = daemon.event((ident, f'n{k}'))
+        it = Content(base, daemon, nofile=264)
+        assert it.wait(generation) == 0
+        held = [open(it.root / f'n{k}' / 'says') for k in range(10)]
+        for _ in range(2):
+            for k in range(300):
+                assert (it.root / f'n{k}' / 'says').read_text() == 'many'
+                assert os.listdir(it.root / f'n{k}' / 'dir') == ['inner']
+        for f in held:
+            assert f.read() == 'many'
+            f.close()
+    finally:
+        if it:
+            it.stop()
+        daemon.stop()

@@ -121,9 +121,14 @@ ssize_t ext4_xattr_list(struct ext4_image *img, struct ext4_scratch *s, const st
 ssize_t ext4_xattr_get(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i,
 	const char *name, void *buf, size_t size);
 /* Has any inode of the image an attribute of this namespace prefix ("system.posix_acl_",
- * "security.selinux")? Reads all inodes in use once: 1, 0, or -EOVERFLOW when there are too many
- * to find out. Damaged ones count as having it. */
+ * "security.selinux")? Looks at all inodes once: 1, 0, or -EOVERFLOW when there are too many. */
 int ext4_image_has_xattr(struct ext4_image *img, struct ext4_scratch *s, const char *prefix);
+
+/* Every inode in use, in order, until fn returns other than 0, which is returned. Damaged ones are left
+ * out. 0: the end; -EOVERFLOW: there are too many to look at. fn may use the scratch for anything but
+ * ext4_image_inodes(). */
+typedef int ext4_inode_fn(void *arg, const struct ext4_inode *i);
+int ext4_image_inodes(struct ext4_image *img, struct ext4_scratch *s, ext4_inode_fn *fn, void *arg);
 
 /* Tell the kernel what will be read soon: the blocks of this directory or the start of this file, as
  * far as the inode itself names them (no tree is walked); at most `max` bytes. The ranges, for callers

@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #define GOOD_OLD 128
+#define SCAN_INODES (512u << 10)
 
 static void window_ahead(struct ext4_image *img, uint32_t group, uint64_t in_table)
 {
@@ -206,6 +207,26 @@ int ext4_inode_get(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino,
 	if (ino == EXT4_ROOT && !S_ISDIR(i.mode))
 		return ext4_damaged(s, "inode 2: the root is not a directory");
 	*ret = i;
+	return 0;
+}
+
+int ext4_image_inodes(struct ext4_image *img, struct ext4_scratch *s, ext4_inode_fn *fn, void *arg)
+{
+	uint64_t total = 0;
+
+	for (uint32_t g = 0; g < img->group_count; g++)
+		total += img->groups[g].used;
+	if (total > SCAN_INODES)
+		return -EOVERFLOW;
+	for (uint32_t g = 0; g < img->group_count; g++) {
+		for (uint32_t k = 0; k < img->groups[g].used; k++) {
+			struct ext4_inode i;
+			int r = ext4_inode_get(img, s, g * img->inodes_per_group + k + 1, &i);
+			r = r < 0 ? 0 : fn(arg, &i);
+			if (r)
+				return r;
+		}
+	}
 	return 0;
 }
 

@@ -15,7 +15,6 @@
 #define ENTRY 16
 #define INDEX_SYSTEM 7
 /* What a scan of the whole image may read. */
-#define SCAN_INODES (512u << 10)
 #define SCAN_BLOCKS (64u << 10)
 
 static const char *const prefixes[] = {
@@ -308,61 +307,44 @@ static int prefix_one(void *arg, const struct attr *a)
 }
 
 struct scan {
+	struct ext4_image *img;
+	struct ext4_scratch *s;
 	const char *prefix;
 	uint64_t last_block; /* of attributes, has none of the prefix; files share such blocks */
 	uint32_t blocks;
 };
 
-static int scan_block(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i,
-	struct scan *scan)
+static int scan_block(struct scan *scan, const struct ext4_inode *i)
 {
 	struct region region;
 
 	if (++scan->blocks > SCAN_BLOCKS)
 		return -EOVERFLOW;
-	if (block_region(img, s, i, &region) < 0 ||
-		region_walk(img, s, i->ino, region, prefix_one, (void *) scan->prefix) != 0)
+	if (block_region(scan->img, scan->s, i, &region) < 0 ||
+		region_walk(scan->img, scan->s, i->ino, region, prefix_one, (void *) scan->prefix))
 		return 1;
 	scan->last_block = i->acl_block;
 	return 0;
 }
 
-static int scan_one(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino, struct scan *scan)
+static int scan_inode(void *arg, const struct ext4_inode *i)
 {
-	struct ext4_inode i;
+	struct scan *scan = arg;
+	struct ext4_inode again;
 	struct region region;
 	const uint8_t *raw;
 
-	if (ext4_inode_load(img, s, ino, &i, &raw) < 0)
+	if (ext4_inode_load(scan->img, scan->s, i->ino, &again, &raw) < 0)
 		return 1;
-	if (!i.links || !i.mode)
-		return 0;
-	if (inode_region(img, &i, raw, &region) &&
-		region_walk(img, s, ino, region, prefix_one, (void *) scan->prefix) != 0)
+	if (inode_region(scan->img, i, raw, &region) &&
+		region_walk(scan->img, scan->s, i->ino, region, prefix_one, (void *) scan->prefix))
 		return 1;
-	return i.acl_block && i.acl_block != scan->last_block ? scan_block(img, s, &i, scan) : 0;
+	return i->acl_block && i->acl_block != scan->last_block ? scan_block(scan, i) : 0;
 }
 
 int ext4_image_has_xattr(struct ext4_image *img, struct ext4_scratch *s, const char *prefix)
 {
-	struct scan scan = {.prefix = prefix};
-	uint64_t total = 0;
+	struct scan scan = {.img = img, .s = s, .prefix = prefix};
 
-	if (!img->xattr)
-		return 0;
-	for (uint32_t g = 0; g < img->group_count; g++)
-		total += img->groups[g].used;
-	if (total > SCAN_INODES)
-		return -EOVERFLOW;
-	for (uint32_t g = 0; g < img->group_count; g++) {
-		for (uint32_t k = 0; k < img->groups[g].used; k++) {
-			uint32_t ino = g * img->inodes_per_group + k + 1;
-			if (ino < img->first_ino && ino != EXT4_ROOT)
-				continue;
-			int r = scan_one(img, s, ino, &scan);
-			if (r)
-				return r;
-		}
-	}
-	return 0;
+	return img->xattr ? ext4_image_inodes(img, s, scan_inode, &scan) : 0;
 }

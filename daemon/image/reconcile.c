@@ -83,7 +83,8 @@ static int list(struct walk *w, enum image_dir dir)
 			return banger_error_oom(w->err);
 	if (!d || errno)
 		return banger_error_set_errno(w->err, errno, "reading the state directory");
-	qsort(l->ids, l->n, sizeof(*l->ids), by_number);
+	if (l->n > 1)
+		qsort(l->ids, l->n, sizeof(*l->ids), by_number);
 	return 0;
 }
 

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside an image or a draft: image.json, which is made from the model, and the files on disk.
+ *
+ * image.json changes when its image is renamed or swapped, by whichever door, and must be right at
+ * the next read: its attributes are not cached and it is read by direct I/O. Files of a published
+ * image never change; files of a draft may change behind our back (by another mount), so nothing of
+ * them is taken for granted for longer than a call.
+ */
+#include <limits.h>
+#include <string.h>
+#include "tree.h"
+
+static int image_text(struct fs *fs, uint64_t number, char **ret, size_t *ret_len)
+{
+	_cleanup_image_ struct banger_image image = {0};
+
+	{
+		MODEL_READ(fs->model);
+		const struct model_image *i = model_image(fs->model, number);
+		int r = i ? model_image_unpack(i, &image) : -ENOENT;
+		if (r < 0)
+			return r;
+	}
+	return pretty_json(banger_image_to_json(&image), ret, ret_len);
+}
+
+/* The length of image.json, made once for each row of the model. */
+static int json_length(struct fs *fs, uint64_t number, size_t *ret)
+{
+	_cleanup_free_ char *text = NULL;
+	int64_t generation = -1;
+
+	{
+		MODEL_READ(fs->model);
+		const struct model_image *i = model_image(fs->model, number);
+		unsigned len = i ? atomic_load(&i->json_len) : 0;
+
+		if (len > 0) {
+			*ret = len;
+			return 0;
+		}
+		generation = i ? i->row.generation : -1;
+	}
+	int r = image_text(fs, number, &text, ret);
+	if (r < 0)
+		return r;
+	MODEL_READ(fs->model);
+	struct model_image *i = (struct model_image *)model_image(fs->model, number);
+	if (i && i->row.generation == generation && *ret <= UINT_MAX)
+		atomic_store(&i->json_len, *ret);
+	return 0;
+}
+
+static int json_getattr(struct fs *fs, const struct fuse_ctx *who, uint64_t node, struct stat *ret,
+	double *ret_timeout)
+{
+	size_t len = 0;
+	int r = json_length(fs, node_number(node), &len);
+
+	if (r < 0)
+		return r;
+	MODEL_READ(fs->model);
+	const struct model_image *i = model_image(fs->model, node_number(node));
+	if (!i)
+		return -ENOENT;
+	attr_file(fs, ret, shown_ino(NODE_IMAGE_JSON, i->row.id), S_IFREG | 0644, len,
+		us_to_timespec(i->row.published_us ?: i->row.created_us));
+	*ret_timeout = 0;
+	return 0;
+}
+
+static int json_text(
+	struct fs *fs, const struct fuse_ctx *who, uint64_t node, char **ret, size_t *ret_len)
+{
+	return image_text(fs, node_number(node), ret, ret_len);
+}
+
+static int json_entry(
+	struct fs *fs, const struct fuse_ctx *who, uint64_t image, struct fuse_entry_param *e)
+{
+	e->ino = node_id(NODE_IMAGE_JSON, node_number(image));
+	e->entry_timeout = FS_FOREVER;
+	return json_getattr(fs, who, e->ino, &e->attr, &e->attr_timeout);
+}
+
+static int image_lookup(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, const char *name,
+	struct fuse_entry_param *ret)
+{
+	_cleanup_disk_ struct disk d = {0};
+
+	if (strcmp(name, "image.json") == 0)
+		return json_entry(fs, who, dir, ret);
+	int r = disk_of(fs, dir, &d);
+	return r < 0 ? r : entry_disk(fs, dir, &d, name, ret);
+}
+
+static int image_getattr(struct fs *fs, const struct fuse_ctx *who, uint64_t node, struct stat *ret,
+	double *ret_timeout)
+{
+	struct fuse_entry_param e = {0};
+
+	{
+		MODEL_READ(fs->model);
+		const struct model_image *i = model_image(fs->model, node_number(node));
+		if (!i)
+			return -ENOENT;
+		entry_image(fs, i, &e);
+	}
+	entry_draft(fs, &e);
+	*ret = e.attr;
+	*ret_timeout = e.attr_timeout;
+	return 0;
+}
+
+static int image_list(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, struct dir_handle *h,
+	struct listing *l)
+{
+	struct fuse_entry_param e = {0};
+
+	if (!listing_dots(l, dir, shown_ino(NODE_FIXED, FIXED_IMAGES)))
+		return 0;
+	if (listing_after(l) < 1) {
+		int r = json_entry(fs, who, dir, &e);
+		if (r < 0)
+			return r == -ENOENT ? 0 : r; /* deleted: an empty directory */
+		if (!listing_add(l, "image.json", &e, LISTING_FIRST + 1))
+			return 0;
+	}
+	return list_disk(fs, dir, "", "image.json", 1, h, l);
+}
+
+const struct node_type type_image = {
+	.lookup = image_lookup, .getattr = image_getattr, .list = image_list};
+const struct node_type type_image_json = {.getattr = json_getattr, .text = json_text};

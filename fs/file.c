@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Open files on disk, and texts.
+ *
+ * A published file is read through its own descriptor for as long as it is open, whatever becomes
+ * of its image. Its pages stay in the kernel between opens; a draft's do not, and there the kernel
+ * asks for the attributes before it trusts what it has cached. Where the kernel offers it, a
+ * published file is opened in passthrough: the kernel then reads from our descriptor without asking
+ * at all.
+ *
+ * Reads go through a buffer of the worker's: with a file that is in the host's page cache already a
+ * copy is faster than the pipe that splice needs, and with one that is not the disk decides.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include "attempt.h"
+#include "config.h"
+#include "events.h"
+#include "handle.h"
+
+/* ---- a buffer for each worker */
+
+static pthread_key_t buffer_key;
+static pthread_once_t buffer_once = PTHREAD_ONCE_INIT;
+
+static void make_buffer_key(void)
+{
+	pthread_key_create(&buffer_key, free);
+}
+
+static char *worker_buffer(void)
+{
+	pthread_once(&buffer_once, make_buffer_key);
+	char *b = pthread_getspecific(buffer_key);
+
+	if (!b && posix_memalign((void **)&b, 4096, FS_BUFFER) == 0)
+		pthread_setspecific(buffer_key, b);
+	return b;
+}
+
+/* ---- open and close */
+
+int disk_handle_new(struct fs *fs, uint64_t node, int fd, bool writable, uint64_t draft,
+	struct disk_handle **ret)
+{
+	struct disk_handle *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return -ENOMEM;
+	h->h.kind = HANDLE_DISK;
+	h->open.node = node;
+	h->open.fd = fd;
+	h->writable = writable;
+	h->draft = draft;
+	files_opened(fs->files, &h->open);
+	if (draft)
+		model_writer(fs->model, draft, 1);
+	*ret = h;
+	return 0;
+}
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17) && BANGER_PASSTHROUGH
+static int attach(void *arg, int fd)
+{
+	return fuse_passthrough_open(arg, fd);
+}
+
+static void pass_open(
+	struct fs *fs, fuse_req_t req, struct disk_handle *h, struct fuse_file_info *fi)
+{
+	if (!fs->passthrough)
+		return;
+	h->backing_id = files_pass_open(fs->files, h->open.node, attach, req, h->open.fd);
+	if (h->backing_id > 0) {
+		fi->backing_id = h->backing_id;
+		fi->keep_cache = 0;
+	}
+}
+
+static void pass_close(struct fs *fs, fuse_req_t req, struct disk_handle *h)
+{
+	int id = h->backing_id > 0 ? files_pass_close(fs->files, h->open.node) : 0;
+
+	if (id > 0)
+		fuse_passthrough_close(req, id);
+}
+#else
+static void pass_open(
+	struct fs *fs, fuse_req_t req, struct disk_handle *h, struct fuse_file_info *fi)
+{
+}
+
+static void pass_close(struct fs *fs, fuse_req_t req, struct disk_handle *h)
+{
+}
+#endif
+
+void handle_close(struct fs *fs, fuse_req_t req, struct handle *h)
+{
+	struct disk_handle *d = (struct disk_handle *)h;
+
+	if (!h)
+		return;
+	switch (h->kind) {
+	case HANDLE_DISK:
+		pass_close(fs, req, d);
+		files_closed(fs->files, &d->open);
+		close(d->open.fd);
+		if (d->draft)
+			model_writer(fs->model, d->draft, -1);
+		free(d);
+		break;
+	case HANDLE_TEXT:
+		free(((struct text_handle *)h)->text);
+		free(h);
+		break;
+	case HANDLE_CONFIG:
+		config_close(fs, h);
+		break;
+	case HANDLE_EVENTS:
+		events_close(fs->events, h);
+		break;
+	}
+}
+
+static bool in_groups(fuse_req_t req, gid_t gid)
+{
+	gid_t groups[256];
+	int n = fuse_req_getgroups(req, ELEMENTSOF(groups), groups);
+
+	if (fuse_req_ctx(req)->gid == gid)
+		return true;
+	for (int i = 0; i < n && i < (int)ELEMENTSOF(groups); i++)
+		if (groups[i] == gid)
+			return true;
+	return false;
+}
+
+bool file_permits(fuse_req_t req, const struct stat *st, int mask)
+{
+	uid_t uid = fuse_req_ctx(req)->uid;
+	unsigned bits = st->st_mode & 7;
+
+	if (uid == 0)
+		return !(mask & X_OK) || S_ISDIR(st->st_mode) || (st->st_mode & 0111);
+	if (uid == st->st_uid)
+		bits = st->st_mode >> 6 & 7;
+	else if ((st->st_mode >> 3 & 7) != bits && in_groups(req, st->st_gid))
+		bits = st->st_mode >> 3 & 7;
+	return (bits & mask) == (unsigned)mask;
+}
+
+static int open_text(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct text_handle *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return -ENOMEM;
+	h->h.kind = HANDLE_TEXT;
+	int r = node_type(ino)->text(fs, fuse_req_ctx(req), ino, &h->text, &h->len);
+	if (r < 0) {
+		free(h);
+		return r;
+	}
+	fi->fh = (uintptr_t)h;
+	fi->direct_io = 1; /* what the next one reads may be another text */
+	fi->noflush = 1;
+	return 0;
+}
+
+static int open_disk(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	_cleanup_place_ struct file_place p = {0};
+	_cleanup_disk_ struct disk d = {0};
+	_cleanup_close_ int fd = -1;
+	struct disk_handle *h;
+	struct stat st;
+
+	int r = files_place(fs->files, ino, &p);
+	if (r == 0)
+		r = disk_of(fs, p.owner, &d);
+	if (r == 0)
+		r = disk_open(&d, p.path, O_RDONLY | O_NONBLOCK, &p.id, &fd);
+	if (r < 0)
+		return r == -ENOENT ? -ESTALE : r;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (d.draft && !file_permits(req, &st, R_OK))
+		return -EACCES;
+	r = disk_handle_new(fs, ino, fd, false, 0, &h);
+	if (r < 0)
+		return r;
+	TAKE_FD(fd);
+	fi->fh = (uintptr_t)h;
+	fi->noflush = 1;
+	if (d.draft)
+		return 0;
+	fi->keep_cache = files_keep_cache(fs->files, ino);
+	pass_open(fs, req, h, fi);
+	return 0;
+}
+
+void file_open(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	int r;
+
+	if (ino == FIXED_EVENTS)
+		r = events_open(fs->events, fi);
+	else if (node_type(ino)->text)
+		r = open_text(fs, req, ino, fi);
+	else if (node_kind(ino) == NODE_FILE)
+		r = open_disk(fs, req, ino, fi);
+	else
+		r = -EPERM;
+	if (r < 0)
+		fuse_reply_err(req, -r);
+	else if (fuse_reply_open(req, fi) == -ENOENT)
+		handle_close(fs, req, handle_of(fi)); /* the caller is gone: no RELEASE will come */
+}
+
+/* ---- reading */
+
+static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, off_t off)
+{
+	char *buf = worker_buffer();
+	size_t n = 0;
+
+	if (!buf) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	if (size > FS_BUFFER)
+		size = FS_BUFFER;
+	while (n < size) {
+		ssize_t got = pread(h->open.fd, buf + n, size - n, off + n);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0) {
+			fuse_reply_err(req, errno);
+			return;
+		}
+		if (got == 0)
+			break;
+		n += got;
+	}
+	fuse_reply_buf(req, buf, n);
+}
+
+static void read_text(fuse_req_t req, const char *text, size_t len, size_t size, off_t off)
+{
+	if (off < 0 || (size_t)off >= len)
+		fuse_reply_buf(req, NULL, 0);
+	else
+		fuse_reply_buf(req, text + off, size < len - off ? size : len - off);
+}
+
+void file_read(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+	struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+	const struct text_handle *t = (const struct text_handle *)h;
+
+	switch (h->kind) {
+	case HANDLE_DISK:
+		read_disk(req, (const struct disk_handle *)h, size, off);
+		break;
+	case HANDLE_TEXT:
+		read_text(req, t->text, t->len, size, off);
+		break;
+	case HANDLE_CONFIG:
+		config_read(h, req, size, off);
+		break;
+	case HANDLE_EVENTS:
+		events_read(fs->events, h, req, size, !(fi->flags & O_NONBLOCK));
+		break;
+	}
+}
+
+void file_lseek(struct fs *fs, fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
+	struct fuse_file_info *fi)
+{
+	const struct disk_handle *d = disk_handle_of(fi);
+
+	if (!d) {
+		fuse_reply_err(req, EINVAL);
+		return;
+	}
+	off_t at = lseek(d->open.fd, off, whence);
+	if (at < 0)
+		fuse_reply_err(req, errno);
+	else
+		fuse_reply_lseek(req, at);
+}
+
+/* ---- writing, in drafts */
+
+/* A failure that a caller must hear of: no space, a broken disk. */
+static int failed(struct fs *fs, fuse_req_t req, const char *method, fuse_ino_t ino, int errnum)
+{
+	return attempt_failed(fs, fuse_req_ctx(req), method, ino, errnum);
+}
+
+void file_write(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size,
+	off_t off, struct fuse_file_info *fi)
+{
+	struct handle *h = handle_of(fi);
+	struct disk_handle *d = disk_handle_of(fi);
+	size_t n = 0;
+
+	if (h->kind == HANDLE_CONFIG) {
+		config_write(h, req, buf, size, off);
+		return;
+	}
+	if (!d || !d->writable) {
+		fuse_reply_err(req, EBADF);
+		return;
+	}
+	while (n < size) {
+		ssize_t put = pwrite(d->open.fd, buf + n, size - n, off + n);
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put < 0 && n == 0) {
+			fuse_reply_err(req, failed(fs, req, "draft.write", ino, errno));
+			return;
+		}
+		if (put <= 0)
+			break; /* what was written counts; the next write says why */
+		n += put;
+	}
+	fuse_reply_write(req, n);
+}
+
+void file_fsync(
+	struct fs *fs, fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct disk_handle *d = disk_handle_of(fi);
+
+	if (!d || !d->writable) {
+		fuse_reply_err(req, 0);
+		return;
+	}
+	if ((datasync ? fdatasync(d->open.fd) : fsync(d->open.fd)) < 0)
+		fuse_reply_err(req, failed(fs, req, "draft.fsync", ino, errno));
+	else
+		fuse_reply_err(req, 0);
+}
+
+void file_fallocate(struct fs *fs, fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+	struct fuse_file_info *fi)
+{
+	struct disk_handle *d = disk_handle_of(fi);
+
+	if (!d || !d->writable)
+		fuse_reply_err(req, EOPNOTSUPP);
+	else if (fallocate(d->open.fd, mode, off, len) == 0)
+		fuse_reply_err(req, 0);
+	else if (errno == EOPNOTSUPP)
+		fuse_reply_err(req, EOPNOTSUPP); /* the caller will do it another way */
+	else
+		fuse_reply_err(req, failed(fs, req, "draft.fallocate", ino, errno));
+}

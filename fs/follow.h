@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Following bangerd: registry.watch feeds the model, the kernel is told of what changed by another
+ * door, readers of `events` get the lines. When the connection breaks, what was known stays, and a
+ * new snapshot is compared with it as soon as bangerd is back.
+ */
+#ifndef FS_FOLLOW_H
+#define FS_FOLLOW_H
+
+#include "fs.h"
+
+/* Connect and take the first snapshot, on the calling thread. The directories of fs are set then.
+ */
+int follow_new(struct fs *fs, const char *socket, struct follow **ret, struct banger_error *err);
+/* Go on with it on a thread of its own. */
+int follow_start(struct follow *f);
+void follow_freep(struct follow **f);
+
+#endif

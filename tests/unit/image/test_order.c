@@ -65,6 +65,22 @@ int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned
 	return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 }
 
+/* A filesystem without leases. */
+static bool no_leases;
+
+int fcntl(int fd, int cmd, ...)
+{
+	va_list ap;
+	va_start(ap, cmd);
+	long arg = va_arg(ap, long);
+	va_end(ap);
+	if (cmd == F_SETLEASE && no_leases) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
+	return (int)syscall(SYS_fcntl, fd, cmd, arg);
+}
+
 #define TRACE(f, call)                                                                             \
 	do {                                                                                       \
 		traced = (f);                                                                      \
@@ -120,6 +136,37 @@ static void copies_are_synced_in_place(void **state)
 				   "from:/staging/ID.promote to:/trash/ID.promote ");
 }
 
+/* Where it cannot be known who else writes, a copy is published, and the draft's own file given up.
+ */
+static void copies_without_leases(void **state)
+{
+	struct fixture *f = *state;
+	char id[BANGER_ID_LEN + 1], byte = 1;
+	struct image_verdict v = {0};
+	struct stat before, after;
+
+	make_draft(f, "nweb", id);
+	int writer = open(path(f, "drafts/%s/" ROOTFS, id), O_RDWR | O_CLOEXEC);
+	assert_int_equal(fstat(writer, &before), 0);
+	no_leases = true;
+	/* It fails late once, and all is as it was. */
+	assert_int_equal(mkdir(path(f, "images/%s", id), 0700), 0);
+	assert_code(f, do_promote(f, "nweb", NULL, NULL), EXISTS);
+	assert_int_equal(rmdir(path(f, "images/%s", id)), 0);
+	assert_int_equal(stat(path(f, "drafts/%s/" ROOTFS, id), &after), 0);
+	assert_true(before.st_ino == after.st_ino && before.st_mode == after.st_mode);
+	wait_trash(f);
+	assert_ok(f, do_promote(f, "nweb", NULL, NULL));
+	no_leases = false;
+	assert_int_equal(pwrite(writer, &byte, 1, 5 << 20), 1);
+	close(writer);
+	assert_int_equal(stat(path(f, "images/%s/" ROOTFS, id), &after), 0);
+	assert_true(before.st_ino != after.st_ino);
+	assert_ok(f, do_verify(f, "nweb", &v));
+	assert_true(v.digest_ok && v.fsck_ok);
+	banger_image_done(&v.image);
+}
+
 static void sql(struct fixture *f, const char *text)
 {
 	sqlite3 *db;
@@ -166,7 +213,7 @@ static void failed_commits(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		TEST(order), TEST(copies_are_synced_in_place), TEST(failed_commits)};
+	const struct CMUnitTest tests[] = {TEST(order), TEST(copies_are_synced_in_place),
+		TEST(copies_without_leases), TEST(failed_commits)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,7 +29,11 @@ static void promotes(void **state)
 
 	make_draft(f, "web", id);
 	put_file(f, id, "README", "hello");
+	/* One that even its owner may not read now. */
+	put_file(f, id, "SECRET", "x");
+	assert_int_equal(chmod(path(f, "drafts/%s/SECRET", id), 0), 0);
 	assert_ok(f, do_promote(f, "web", "shop", &i));
+	assert_int_equal(mode_of(path(f, "images/%s/SECRET", id)), 0444);
 	digest_of(sound_image(), digest);
 	assert_string_equal(i.id, id);
 	assert_string_equal(i.name, "shop");

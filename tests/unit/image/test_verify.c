@@ -42,6 +42,7 @@ static void verifies(void **state)
 	memset(junk, 0xa5, sizeof(junk));
 	write_at(f, id, 1024, junk, 1024);
 	verdict(f, false, false, "magic");
+	chmod(path(f, "images/%s/" ROOTFS, id), 0644);
 	assert_int_equal(truncate(path(f, "images/%s/" ROOTFS, id), 0), 0);
 	verdict(f, false, false, "");
 	make_draft(f, "nd", id);

@@ -84,9 +84,9 @@ static int drop_capabilities(struct banger_error *err)
 	return 0;
 }
 
-static int limit(int resource, int64_t value, struct banger_error *err)
+static int limit(int resource, int64_t value, int64_t grace, struct banger_error *err)
 {
-	const struct rlimit r = {.rlim_cur = value, .rlim_max = value};
+	const struct rlimit r = {.rlim_cur = value, .rlim_max = value + grace};
 
 	if (setrlimit(resource, &r) < 0)
 		return banger_error_set_errno(err, errno, "cannot limit itself");
@@ -96,13 +96,14 @@ static int limit(int resource, int64_t value, struct banger_error *err)
 int sandbox_restrict(
 	const struct sandbox_limits *limits, int *ret_landlock, struct banger_error *err)
 {
-	int r = limit(RLIMIT_CORE, 0, err);
+	int r = limit(RLIMIT_CORE, 0, 0, err);
 
 	/* AddressSanitizer's shadow takes terabytes of address space. */
 	if (r == 0 && limits->memory > 0 && !SANITIZED)
-		r = limit(RLIMIT_AS, limits->memory, err);
+		r = limit(RLIMIT_AS, limits->memory, 0, err);
+	/* At the limit SIGXCPU, which says why; SIGKILL only after it. */
 	if (r == 0 && limits->cpu_seconds > 0)
-		r = limit(RLIMIT_CPU, limits->cpu_seconds, err);
+		r = limit(RLIMIT_CPU, limits->cpu_seconds, 5, err);
 	if (r < 0)
 		return r;
 	if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The inside of the agent: PID 1 of a VM, from the initrd to power-off. One thread, one poll(2) loop.
+ * The inside of the agent: PID 1 of a VM, from the initrd to power-off. One thread, one poll(2)
+ *loop.
  *
  * What the daemon puts into the initrd beside the agent (as /init):
- *	/modules.list   paths of kernel modules in the initrd, one a line, in the order in which to load them
- * and onto the kernel's command line:
- *	banger.op=OP_ID banger.name=NAME banger.root=/dev/vda [banger.ro]
+ *	/modules.list   paths of kernel modules in the initrd, one a line, in the order in which to
+ *load them and onto the kernel's command line: banger.op=OP_ID banger.name=NAME
+ *banger.root=/dev/vda [banger.ro]
  */
 #ifndef BANGER_AGENT_INTERNAL_H
 #define BANGER_AGENT_INTERNAL_H
@@ -20,7 +21,8 @@ struct boot_options {
 	bool read_only;
 };
 
-/* ---- boot.c: until the image's root is the root. Each returns 0 or -errno, with a sentence in why. */
+/* ---- boot.c: until the image's root is the root. Each returns 0 or -errno, with a sentence in
+ * why. */
 #define WHY_MAX 512
 int boot_mounts(char *why);
 void boot_options_read(struct boot_options *ret);
@@ -44,8 +46,10 @@ int user_find(const char *spec, struct user *ret, char *why);
 
 /* ---- program.c: programs that the host started. */
 struct stream {
-	int fd;		 /* of ours, of the pipe; -1 once it is closed */
+	int fd;          /* of ours, of the pipe; -1 once it is closed */
 	uint32_t window; /* stdin: bytes the host may still send; else bytes we may still send */
+	int left; /* outputs, once the program has ended: bytes of its own still in the pipe; else
+		     -1 */
 };
 struct program {
 	uint16_t channel;

@@ -165,7 +165,7 @@ int program_start(uint16_t channel, const struct agent_exec *e, struct program *
 		return -ENOMEM;
 	}
 	p->channel = channel;
-	p->in = p->out = p->err = (struct stream){.fd = -1, .window = AGENT_WINDOW};
+	p->in = p->out = p->err = (struct stream){.fd = -1, .window = AGENT_WINDOW, .left = -1};
 	r = spawn(p, e, &u, why);
 	if (r < 0) {
 		program_free(p);

@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
@@ -125,6 +126,15 @@ static void on_exec(const struct agent_frame *f)
 	server.n_programs++;
 }
 
+/* Tell the host that nobody reads this program's stdin any more. */
+static void refuse_in(struct program *p)
+{
+	static const uint8_t stream = 0;
+
+	if (!p->in_ended)
+		say(AGENT_CLOSE, p->channel, &stream, 1, NULL, 0);
+}
+
 static void close_in(struct program *p)
 {
 	banger_closep(&p->in.fd);
@@ -146,6 +156,7 @@ static void give_stdin(struct program *p)
 			n = p->pending_len - p->pending_off;
 			p->pending_off += n;
 			p->taken += n;
+			refuse_in(p);
 			close_in(p);
 			break;
 		}
@@ -198,6 +209,17 @@ static void on_credit(struct program *p, const struct agent_frame *f)
 	s->window += n;
 }
 
+/* The host takes no more of this output: what the program writes from now on meets a closed pipe.
+ */
+static void on_close(struct program *p, const struct agent_frame *f)
+{
+	if (f->len != 1 || f->payload[0] < 1 || f->payload[0] > 2)
+		return broken("a malformed CLOSE");
+	struct stream *s = f->payload[0] == 1 ? &p->out : &p->err;
+	banger_closep(&s->fd);
+	s->fd = -1;
+}
+
 static void on_signal(struct program *p, const struct agent_frame *f)
 {
 	uint32_t sig = f->len == 4 ? agent_get_u32(f->payload) : 0;
@@ -219,7 +241,7 @@ static void on_frame(const struct agent_frame *f)
 		return;
 	}
 	if (f->type != AGENT_STDIN && f->type != AGENT_END && f->type != AGENT_SIGNAL &&
-		f->type != AGENT_CREDIT)
+		f->type != AGENT_CREDIT && f->type != AGENT_CLOSE)
 		return broken("a frame of an unknown type");
 	if (!p)
 		return; /* its EXIT is on the way to the host */
@@ -229,6 +251,8 @@ static void on_frame(const struct agent_frame *f)
 		return on_credit(p, f);
 	if (f->type == AGENT_SIGNAL)
 		return on_signal(p, f);
+	if (f->type == AGENT_CLOSE)
+		return on_close(p, f);
 	p->in_ended = true;
 	give_stdin(p);
 }
@@ -258,13 +282,16 @@ static void read_port(void)
 /* ---- what programs say */
 
 /* Read one stream into frames until it has no more for now, its window is used up or the queue is
- * full. Returns whether more may be there. */
+ * full. Returns whether more may be there. Of a program that has ended only what the pipe held then
+ * counts: a descendant of it may write for ever. */
 static bool pump(struct program *p, struct stream *s, enum agent_type type)
 {
 	uint8_t buf[AGENT_DATA_MAX];
 
-	while (s->fd >= 0 && s->window > 0 && queued() < QUEUE_FULL) {
-		ssize_t n = read(s->fd, buf, s->window < sizeof(buf) ? s->window : sizeof(buf));
+	while (s->fd >= 0 && s->window > 0 && s->left != 0 && queued() < QUEUE_FULL) {
+		size_t most = s->window < sizeof(buf) ? s->window : sizeof(buf);
+		ssize_t n = read(s->fd, buf,
+			s->left >= 0 && (size_t)s->left < most ? (size_t)s->left : most);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -276,9 +303,10 @@ static bool pump(struct program *p, struct stream *s, enum agent_type type)
 			return false;
 		}
 		s->window -= n;
+		s->left -= s->left > 0 ? n : 0;
 		say(type, p->channel, buf, n, NULL, 0);
 	}
-	return s->fd >= 0;
+	return s->fd >= 0 && s->left != 0;
 }
 
 /* True when the program is done and gone from the list. */
@@ -298,6 +326,16 @@ static bool finish(struct program **at)
 	return true;
 }
 
+static void note_end(struct program *p, int status)
+{
+	p->ended = true;
+	p->status = status;
+	if (p->out.fd < 0 || ioctl(p->out.fd, FIONREAD, &p->out.left) < 0)
+		p->out.left = 0;
+	if (p->err.fd < 0 || ioctl(p->err.fd, FIONREAD, &p->err.left) < 0)
+		p->err.left = 0;
+}
+
 static void reap(void)
 {
 	struct signalfd_siginfo info;
@@ -308,10 +346,8 @@ static void reap(void)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		for (struct program *p = server.programs; p; p = p->next)
-			if (p->pid == pid) {
-				p->ended = true;
-				p->status = status;
-			}
+			if (p->pid == pid)
+				note_end(p, status);
 }
 
 static void turn(void)

@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The agent protocol: what bangerd and the agent inside a VM say to each other over one virtio-serial
- * port, several programs at once. Either end treats the other as hostile: a guest is root in its VM and can
- * write anything to the port.
+ * The agent protocol: what bangerd and the agent inside a VM say to each other over one
+ *virtio-serial port, several programs at once. Either end treats the other as hostile: a guest is
+ *root in its VM and can write anything to the port.
  *
  * A frame is 8 bytes of header and a payload:
  *	byte 0     type (enum agent_type)
  *	byte 1     0
- *	bytes 2-3  channel, little-endian: 0 is the VM itself, 1 to 65535 a program that the host started
- *	bytes 4-7  length of the payload, little-endian, at most AGENT_PAYLOAD_MAX
+ *	bytes 2-3  channel, little-endian: 0 is the VM itself, 1 to 65535 a program that the host
+ *started bytes 4-7  length of the payload, little-endian, at most AGENT_PAYLOAD_MAX
  *
- * The agent's first frame is HELLO, or FAILED when it could not get so far. The host starts a program with
- * EXEC on a channel that is not in use. Data flows under credit: a sender may send AGENT_WINDOW bytes of
- * each stream before it has got credit, then as many more as each CREDIT grants; who sends more breaks the
- * protocol. The host gives stdin, ended by END; the agent gives stdout and stderr, and EXIT as the
- * channel's last frame, after all output that the program had written when it ended. REFUSED instead of
- * any data says that the program could not be started, and is the channel's last frame too.
+ * The agent's first frame is HELLO, or FAILED when it could not get so far. The host starts a
+ *program with EXEC on a channel that is not in use. Data flows under credit: a sender may send
+ *AGENT_WINDOW bytes of each stream before it has got credit, then as many more as each CREDIT
+ *grants; who sends more breaks the protocol. The host gives stdin, ended by END; the agent gives
+ *stdout and stderr, and EXIT as the channel's last frame, after all output that the program had
+ *written when it ended. REFUSED instead of any data says that the program could not be started, and
+ *is the channel's last frame too. CLOSE tells a sender that its data is not wanted any more: of
+ *stdin, because the program closed it or ended; of an output, because its reader went away (the
+ *program then gets SIGPIPE, as it would without a VM between).
  *
- * What one end does not know is an error: the version in HELLO is for that. Later versions add types.
+ * What one end does not know is an error: the version in HELLO is for that. Later versions add
+ *types.
  */
 #ifndef BANGER_AGENT_H
 #define BANGER_AGENT_H
@@ -36,26 +40,28 @@
 enum agent_type {
 	/* agent to host */
 	AGENT_HELLO = 1, /* channel 0: u32 AGENT_PROTOCOL */
-	AGENT_FAILED,	 /* channel 0: text: the VM cannot be used; nothing follows */
-	AGENT_STDOUT,	 /* bytes */
-	AGENT_STDERR,	 /* bytes */
-	AGENT_EXIT,	 /* u8 0: exited, 1: killed by a signal; u8 status or signal */
-	AGENT_REFUSED,	 /* u32 errno, text */
+	AGENT_FAILED,    /* channel 0: text: the VM cannot be used; nothing follows */
+	AGENT_STDOUT,    /* bytes */
+	AGENT_STDERR,    /* bytes */
+	AGENT_EXIT,      /* u8 0: exited, 1: killed by a signal; u8 status or signal */
+	AGENT_REFUSED,   /* u32 errno, text */
 	/* host to agent */
 	AGENT_EXEC = 64, /* struct agent_exec, packed */
-	AGENT_STDIN,	 /* bytes */
-	AGENT_END,	 /* nothing: stdin is at its end */
-	AGENT_SIGNAL,	 /* u32 signal number, to the program's process group */
-	AGENT_POWEROFF,	 /* channel 0: nothing: end all programs, sync, power off */
+	AGENT_STDIN,     /* bytes */
+	AGENT_END,       /* nothing: stdin is at its end */
+	AGENT_SIGNAL,    /* u32 signal number, to the program's process group */
+	AGENT_POWEROFF,  /* channel 0: nothing: end all programs, sync, power off */
 	/* both ways */
 	AGENT_CREDIT = 128, /* u32 bytes, u8 stream: 0 stdin, 1 stdout, 2 stderr */
+	AGENT_CLOSE,        /* u8 stream: the receiver of this stream takes no more of it */
 };
 
 struct agent_frame {
 	uint8_t type;
 	uint16_t channel;
 	uint32_t len;
-	const uint8_t *payload; /* in the reader's buffer: valid until the reader is touched again */
+	const uint8_t
+		*payload; /* in the reader's buffer: valid until the reader is touched again */
 };
 
 /* Bytes in, frames out. */
@@ -66,7 +72,8 @@ struct agent_reader {
 /* Where to read more bytes to and how many fit (never 0 after agent_reader_next() gave 0). */
 uint8_t *agent_reader_space(struct agent_reader *r, size_t *ret_size);
 void agent_reader_added(struct agent_reader *r, size_t n);
-/* 1: *ret is the next frame; 0: more bytes are needed; -EPROTO: not the protocol, the port is lost. */
+/* 1: *ret is the next frame; 0: more bytes are needed; -EPROTO: not the protocol, the port is lost.
+ */
 int agent_reader_next(struct agent_reader *r, struct agent_frame *ret);
 
 /* Fill the header of a frame. len at most AGENT_PAYLOAD_MAX. */
@@ -75,17 +82,18 @@ void agent_put_u32(uint8_t out[4], uint32_t v);
 uint32_t agent_get_u32(const uint8_t in[4]);
 
 /*
- * A program to start. Packed: u32 flags (0), u16 number of arguments, u16 number of environment entries,
- * then NUL-terminated strings: user, workdir, the arguments, the environment.
+ * A program to start. Packed: u32 flags (0), u16 number of arguments, u16 number of environment
+ * entries, then NUL-terminated strings: user, workdir, the arguments, the environment.
  */
 struct agent_exec {
-	const char *user;    /* "name", "uid", "name:group", "uid:gid" as in an OCI configuration; "": root */
+	const char *user; /* "name", "uid", "name:group", "uid:gid" as in an OCI configuration; "":
+			     root */
 	const char *workdir; /* "": the user's home, else "/" */
 	const char **argv;   /* NULL-terminated, at least one */
 	const char **env;    /* NULL-terminated; added to PATH, HOME, USER, which it may set */
 };
-/* Length of the packed form, at most AGENT_PAYLOAD_MAX; -E2BIG otherwise, -EINVAL without argv[0]. buf NULL: only
- * the length. */
+/* Length of the packed form, at most AGENT_PAYLOAD_MAX; -E2BIG otherwise, -EINVAL without argv[0].
+ * buf NULL: only the length. */
 long agent_exec_pack(const struct agent_exec *e, uint8_t *buf, size_t size);
 /* Unpack: the strings point into payload, the arrays are one allocation that the caller frees by
  * agent_exec_done(). -EPROTO for what is not one, -ENOMEM. */

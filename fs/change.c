@@ -8,9 +8,8 @@
  * found has been answered.
  */
 #include "change.h"
-#include <fcntl.h>
-#include <signal.h>
 #include <string.h>
+#include "caller.h"
 
 struct changes {
 	pthread_mutex_t lock;
@@ -67,27 +66,6 @@ struct change *change_new(struct fs *fs, fuse_req_t req, void (*run)(struct chan
 
 /* ---- callers that are being killed */
 
-/* Has the kernel decided that this thread dies as soon as it returns? */
-static bool dying(pid_t tid)
-{
-	char path[40], buf[4096];
-	_cleanup_close_ int fd = -1;
-	uint64_t pending = 0;
-
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 ? read(fd, buf, sizeof(buf) - 1) : -1;
-	if (n <= 0)
-		return false;
-	buf[n] = '\0';
-	static const char *const keys[] = {"\nSigPnd:", "\nShdPnd:"};
-	for (size_t i = 0; i < ELEMENTSOF(keys); i++) {
-		const char *s = strstr(buf, keys[i]);
-		pending |= s ? strtoull(s + strlen(keys[i]), NULL, 16) : 0;
-	}
-	return pending >> (SIGKILL - 1) & 1;
-}
-
 static void interrupted(fuse_req_t req, void *data)
 {
 	struct fs *fs = data;
@@ -101,7 +79,7 @@ static void interrupted(fuse_req_t req, void *data)
 			tid = c->who.pid;
 		}
 	pthread_mutex_unlock(&fs->changes->lock);
-	if (op_id[0] && tid > 0 && dying(tid))
+	if (op_id[0] && caller_is_dying(tid))
 		errands_cancel(fs->errands, op_id);
 }
 

@@ -6,9 +6,15 @@
  * the next read: its attributes are not cached and it is read by direct I/O. Files of a published
  * image never change; files of a draft may change behind our back (by another mount), so nothing of
  * them is taken for granted for longer than a call.
+ *
+ * cp -r makes each file of a directory that it has made itself, and insists that it was not there
+ * before. A new draft has its image.json already. So one who looks it up in order to make it is
+ * told that there is none, and then makes it, which is the same as writing it; nobody else can
+ * tell.
  */
 #include <limits.h>
 #include <string.h>
+#include "caller.h"
 #include "tree.h"
 
 static int image_text(struct fs *fs, uint64_t number, char **ret, size_t *ret_len)
@@ -80,7 +86,8 @@ static int json_entry(
 	struct fs *fs, const struct fuse_ctx *who, uint64_t image, struct fuse_entry_param *e)
 {
 	e->ino = node_id(NODE_IMAGE_JSON, node_number(image));
-	e->entry_timeout = FS_FOREVER;
+	/* Asked for each time, for the sake of those who want to make it. */
+	e->entry_timeout = 0;
 	return json_getattr(fs, who, e->ino, &e->attr, &e->attr_timeout);
 }
 
@@ -88,11 +95,15 @@ static int image_lookup(struct fs *fs, const struct fuse_ctx *who, uint64_t dir,
 	struct fuse_entry_param *ret)
 {
 	_cleanup_disk_ struct disk d = {0};
-
-	if (strcmp(name, "image.json") == 0)
-		return json_entry(fs, who, dir, ret);
 	int r = disk_of(fs, dir, &d);
-	return r < 0 ? r : entry_disk(fs, dir, &d, name, ret);
+
+	if (r < 0)
+		return r;
+	if (strcmp(name, "image.json") != 0)
+		return entry_disk(fs, dir, &d, name, ret);
+	if (d.draft && caller_makes_exclusively(who->pid))
+		return -ENOENT;
+	return json_entry(fs, who, dir, ret);
 }
 
 static int image_getattr(struct fs *fs, const struct fuse_ctx *who, uint64_t node, struct stat *ret,

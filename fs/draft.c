@@ -216,12 +216,53 @@ static int make(struct change *c, struct image_ref *draft, int *ret_fd, struct f
 	return r == 0 ? new_file(c, draft, *ret_fd, e) : r;
 }
 
+static void answer_create(struct change *c, const struct fuse_entry_param *e)
+{
+	attempt_end(&c->attempt, 0);
+	if (fuse_reply_create(c->req, e, &c->fi) == -ENOENT) {
+		handle_close(c->fs, c->req, handle_of(&c->fi));
+		files_forget(c->fs->files, e->ino, 1);
+	}
+	attempt_done(&c->attempt);
+}
+
+/* By one who was told that it is not there: see dir_image.c. */
+static void create_config(struct change *c)
+{
+	uint64_t node = node_id(NODE_IMAGE_JSON, node_number(c->node));
+	struct fuse_entry_param e = {.ino = node};
+	struct image_ref draft;
+	struct handle *h;
+
+	begin(c, BANGER_METHOD_IMAGE_CONFIGURE);
+	int r = draft_of(c, c->node, "made", &draft);
+	if (r == 0) {
+		r = node_type(node)->getattr(c->fs, &c->who, node, &e.attr, &e.attr_timeout);
+		if (r == 0)
+			r = config_open(c->fs, &c->who, node, true, &h);
+		if (r < 0)
+			attempt_refuse_errno(&c->attempt, r, JSON_NAME);
+	}
+	if (r < 0) {
+		change_end(c, r);
+		return;
+	}
+	e.attr.st_size = 0;
+	c->fi.fh = (uintptr_t)h;
+	c->fi.direct_io = 1;
+	answer_create(c, &e);
+}
+
 void draft_create(struct change *c)
 {
 	struct fuse_entry_param e = {0};
 	_cleanup_close_ int fd = -1;
 	struct image_ref draft;
 
+	if (node_kind(c->node) == NODE_IMAGE && strcmp(c->name, JSON_NAME) == 0) {
+		create_config(c);
+		return;
+	}
 	begin(c, BANGER_METHOD_DRAFT_OPEN);
 	int r = make(c, &draft, &fd, &e);
 	if (r == 0)
@@ -233,12 +274,7 @@ void draft_create(struct change *c)
 		return;
 	}
 	TAKE_FD(fd);
-	attempt_end(&c->attempt, 0);
-	if (fuse_reply_create(c->req, &e, &c->fi) == -ENOENT) {
-		handle_close(c->fs, c->req, handle_of(&c->fi));
-		files_forget(c->fs->files, e.ino, 1);
-	}
-	attempt_done(&c->attempt);
+	answer_create(c, &e);
 }
 
 void draft_mknod(struct change *c)

@@ -119,6 +119,12 @@ static int pass_piece(struct pass *p, size_t len)
 	return r;
 }
 
+static int became_shorter(const struct pass *p)
+{
+	return banger_error_set(
+		p->err, BANGER_BUSY, "%s became shorter while it was read", p->what);
+}
+
 static int pass_data(struct pass *p, int64_t end)
 {
 	while (p->done < end) {
@@ -165,6 +171,8 @@ static void next_data(int fd, int64_t at, int64_t size, int64_t *ret_begin, int6
 
 static int pass_file(struct pass *p, int64_t size)
 {
+	struct stat st;
+
 	(void)posix_fadvise(p->in, 0, 0, POSIX_FADV_SEQUENTIAL);
 	while (p->done < size) {
 		int64_t begin, end;
@@ -175,7 +183,10 @@ static int pass_file(struct pass *p, int64_t size)
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	/* Past the end everything looks like a hole. */
+	if (fstat(p->in, &st) < 0)
+		return cannot(p, errno, "reading");
+	return S_ISREG(st.st_mode) && st.st_size < size ? became_shorter(p) : 0;
 }
 
 int durable_digest(int fd, int64_t size, struct operation *op, const char *what,

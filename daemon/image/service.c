@@ -174,8 +174,8 @@ int image_name_free(struct image_service *s, enum banger_image_state state, cons
 		state == BANGER_DRAFT ? "draft" : "image", name);
 }
 
-/* A word with its directory is a path, as bangerfs has it: it names exactly that image. A prefix would
- * let rmdir images/web, a moment after somebody else's, hit images/web-2. */
+/* A word with its directory is a path, as bangerfs has it: it names exactly that image. A prefix
+ * would let rmdir images/web, a moment after somebody else's, hit images/web-2. */
 static bool is_other(const char *word, const struct banger_image *image)
 {
 	if (strncmp(word, "images/", 7) && strncmp(word, "drafts/", 7))

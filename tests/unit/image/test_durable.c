@@ -106,9 +106,15 @@ static void sparse_source(void **state)
 	assert_string_equal(got, want);
 	assert_ok(f, durable_digest(out, size, op, "out", got, &f->err));
 	assert_string_equal(got, want);
-	/* A file that is shorter than it was said to be. */
-	assert_int_equal(write(out, "x", 1), 1);
-	assert_int_equal(ftruncate(out, 100), 0);
+	/* Not a byte more than was asked for, of a file that has more; and not of one that has
+	 * less. */
+	digest_bytes(data, 4, want);
+	assert_ok(f, durable_digest(out, 4, op, "out", got, &f->err));
+	assert_string_equal(got, want);
+	int less = open(path(f, "less"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(write(less, "12345", 5), 5);
+	assert_int_equal(durable_digest(less, 6, op, "less", got, &f->err), -EBUSY);
+	close(less);
 	assert_int_equal(durable_digest(f->dir_fd, 5, op, "dir", got, &f->err), -EISDIR);
 	operation_cancel(op);
 	assert_int_equal(durable_digest(in, size, op, "in", got, &f->err), -ECANCELED);

@@ -313,6 +313,53 @@ static void busy_meanwhile(void **state)
 	assert_int_equal(disagreements(f), 0);
 }
 
+/* What changed between the checks and the lock is seen under the lock, and the draft is given back.
+ */
+static void rechecks_under_the_lock(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_image_ struct banger_image row = {0}, other = {0};
+	char id[BANGER_ID_LEN + 1];
+
+	make_draft(f, "web", id);
+	put_file(f, id, "README", "hello");
+	for (int k = 0; k < 3; k++) {
+		struct racer racer = {.f = *f};
+		pthread_t thread;
+		publication_acquire(f->publication);
+		pthread_create(&thread, NULL, promote_it, &racer);
+		/* Its last step before the lock is to sync what it has sealed. */
+		while (claims_check(f->service->claims, id, NULL) == 0 ||
+			mode_of(path(f, "drafts/%s/README", id)) != 0444)
+			;
+		banger_image_done(&row);
+		assert_ok(f, store_image_by_id(f->store, id, &row, &f->err));
+		if (k == 0) { /* another image takes the name */
+			other = (struct banger_image){.state = BANGER_PUBLISHED, .size = 1};
+			banger_id_mint(other.id);
+			other.created_us = other.published_us = 1;
+			strcpy(other.name, "web");
+			strcpy(other.digest, "sha256:0");
+			assert_ok(f, store_image_insert(f->store, &other, NULL, &f->err));
+		} else { /* the draft is renamed, is configured */
+			strcpy(row.name, k == 1 ? "elsewhere" : "web");
+			assert_ok(f, store_image_update(f->store, &row, NULL, &f->err));
+		}
+		publication_release(f->publication);
+		pthread_join(thread, NULL);
+		static const int expected[] = {-EEXIST, -ENOENT, -EBUSY};
+		assert_int_equal(racer.result, expected[k]);
+		if (k == 0)
+			assert_ok(f, store_image_delete(
+					     f->store, other.id, NULL, &(int64_t){0}, &f->err));
+		strcpy(row.name, "web");
+		if (k == 1)
+			assert_ok(f, store_image_update(f->store, &row, NULL, &f->err));
+		expect_untouched(f, id);
+	}
+	assert_ok(f, do_promote(f, "web", NULL, NULL));
+}
+
 static void cancelled(void **state)
 {
 	struct fixture *f = *state;
@@ -341,6 +388,6 @@ int main(void)
 		TEST(writer_keeps_it_back), TEST(waits_for_a_close),
 		TEST(copies_what_is_by_reference), TEST(bad_references),
 		TEST(hard_link_is_not_trusted), TEST(only_one_of_two_wins), TEST(busy_meanwhile),
-		TEST(cancelled)};
+		TEST(rechecks_under_the_lock), TEST(cancelled)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -105,6 +105,8 @@ static int spawn_with(const char *program, const char *argument, const int fds[3
 	for (int i = 0; i < 3 && !e; i++)
 		e = posix_spawn_file_actions_adddup2(&actions, fds[i], UNPACK_FD_TAR + i);
 	if (!e)
+		e = posix_spawn_file_actions_addclosefrom_np(&actions, UNPACK_FD_END);
+	if (!e)
 		e = posix_spawn(ret, program, &actions, NULL, argv, envp);
 	posix_spawn_file_actions_destroy(&actions);
 	return -e;
@@ -154,6 +156,14 @@ static bool take_progress(struct child *c, const struct unpack_options *o, struc
 	return moved;
 }
 
+/* A member that is an object. */
+static struct json_object *member(struct json_object *j, const char *key)
+{
+	struct json_object *o = banger_json_get(j, key);
+
+	return json_object_is_type(o, json_type_object) ? o : NULL;
+}
+
 static bool take_line(struct child *c, const struct unpack_options *o, const char *line, size_t len)
 {
 	_cleanup_json_ struct json_object *j = NULL;
@@ -161,12 +171,12 @@ static bool take_line(struct child *c, const struct unpack_options *o, const cha
 
 	if (banger_json_parse(line, len, &j, NULL) < 0)
 		return false;
-	if ((part = banger_json_get(j, "progress")))
+	if ((part = member(j, "progress")))
 		return take_progress(c, o, part);
-	if ((part = banger_json_get(j, "result"))) {
+	if ((part = member(j, "result"))) {
 		banger_json_putp(&c->result);
 		c->result = json_object_get(part);
-	} else if ((part = banger_json_get(j, "error"))) {
+	} else if ((part = member(j, "error"))) {
 		const char *code = banger_json_str(part, "code");
 		const char *message = banger_json_str(part, "message");
 		enum banger_code known = banger_code_from_name(code ? code : "");
@@ -177,7 +187,8 @@ static bool take_line(struct child *c, const struct unpack_options *o, const cha
 	return false;
 }
 
-/* Reads what there is. Returns 1, with *moved set if there was progress, or 0 at the end. */
+/* Reads what there is. Returns 1, with *moved set if there was progress, 0 at the end, -EPROTO for
+ * a line without end. */
 static int child_read(struct child *c, const struct unpack_options *o, bool *moved)
 {
 	ssize_t n = read(c->status_fd, c->line + c->len, sizeof(c->line) - c->len);
@@ -194,7 +205,7 @@ static int child_read(struct child *c, const struct unpack_options *o, bool *mov
 		c->len -= len + 1;
 		memmove(c->line, end + 1, c->len);
 	}
-	return c->len < sizeof(c->line); /* a line without end: nobody of ours */
+	return c->len < sizeof(c->line) ? 1 : -EPROTO;
 }
 
 static int child_listen(struct child *c, const struct unpack_options *o, struct banger_error *err)
@@ -220,8 +231,13 @@ static int child_listen(struct child *c, const struct unpack_options *o, struct 
 				(long long)c->progress.members);
 		if (p[1].revents)
 			return banger_error_set(err, BANGER_CANCELLED, "unpacking was cancelled");
-		if (child_read(c, o, &moved) == 0)
+		n = child_read(c, o, &moved);
+		if (n == 0)
 			return 0;
+		if (n < 0)
+			return banger_error_set(err, BANGER_INTERNAL,
+				"banger-unpack reported more than %d bytes in one line",
+				UNPACK_LINE_MAX);
 		if (moved)
 			last = banger_monotonic_us();
 	}

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The initrd with which the daemon boots a VM: the agent as /init, the modules that reach the root disk and
- * the agent's port, and /modules.list in the order in which to load them.
+ * The initrd with which the daemon boots a VM: the agent as /init, the modules that reach the root
+ * disk and the agent's port, and /modules.list in the order in which to load them.
  */
 #ifndef BANGER_VM_INITRD_H
 #define BANGER_VM_INITRD_H
 
 #include "vm/service.h"
 
-/* Build it for a kernel, in memory (a sealed memfd, owned by the caller). UNSUPPORTED when the kernel's
- * modules lack what a boot needs. */
-int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel, int *ret_fd, struct banger_error *err);
+/* Build it for a kernel, in memory (a sealed memfd, owned by the caller). UNSUPPORTED when the
+ * kernel's modules lack what a boot needs. */
+int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel,
+	int *ret_fd, struct banger_error *err);
 
 #endif

@@ -96,8 +96,7 @@ static void kernel_args(struct args *a, const struct vmm_spec *s)
 		snprintf(tsc, sizeof(tsc), " tsc_early_khz=%ld", tsc_khz());
 	add2(a, "-kernel", "/proc/self/fd/%d", CHILD_KERNEL);
 	add2(a, "-initrd", "/proc/self/fd/%d", CHILD_INITRD);
-	add2(a, "-append", "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests%s%s%s%s",
-		s->accel == VM_TCG && s->cpus == 1 ? " noapictimer" : "", tsc,
+	add2(a, "-append", "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests%s%s%s", tsc,
 		s->append && *s->append ? " " : "", s->append ?: "");
 }
 

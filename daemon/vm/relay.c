@@ -28,6 +28,7 @@ struct ring {
 	uint8_t *buf; /* AGENT_WINDOW bytes */
 	size_t start, len;
 	uint32_t owed; /* written or dropped, credit not given yet */
+	bool lost;     /* its reader went away, and the agent is to be told */
 };
 
 struct state {
@@ -163,6 +164,11 @@ static int on_frame(struct state *s, const struct agent_frame *f, struct banger_
 			return broken(err, "a CREDIT that is none");
 		s->window += agent_get_u32(f->payload);
 		return 0;
+	case AGENT_CLOSE:
+		if (f->len != 1 || f->payload[0] != 0)
+			return broken(err, "a CLOSE that is none");
+		s->stdin_over = s->end_sent = true; /* the program reads no more of it */
+		return 0;
 	}
 	return broken(err, "a frame of an unknown type");
 }
@@ -241,10 +247,11 @@ static void write_ring(struct ring *ring)
 
 	if (w < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
-	if (w < 0) { /* nobody reads: the rest is dropped and the program goes on */
+	if (w < 0) { /* nobody reads: the rest is dropped, the program gets SIGPIPE if it goes on */
 		ring->owed += ring->len;
 		ring->len = ring->start = 0;
 		ring->fd = -1;
+		ring->lost = true;
 		return;
 	}
 	ring->start = (ring->start + w) % AGENT_WINDOW;
@@ -262,6 +269,16 @@ static void give_credit(struct state *s, struct ring *ring)
 	credit[4] = ring->stream;
 	say(s, AGENT_CREDIT, CHANNEL, credit, sizeof(credit));
 	ring->owed = 0;
+}
+
+static void tell_lost(struct state *s, struct ring *ring)
+{
+	uint8_t stream = (uint8_t)ring->stream;
+
+	if (!ring->lost || s->ended || !room_for(s, 1))
+		return;
+	say(s, AGENT_CLOSE, CHANNEL, &stream, 1);
+	ring->lost = false;
 }
 
 /* ---- the loop */
@@ -325,6 +342,8 @@ static int turn(struct state *s, struct banger_error *err)
 	}
 	give_credit(s, &s->out);
 	give_credit(s, &s->err);
+	tell_lost(s, &s->out);
+	tell_lost(s, &s->err);
 	return s->ended ? 0 : write_port(s, err);
 }
 

@@ -65,11 +65,29 @@ static int open_flags(const struct draft_open *o)
 
 	/* A writer reads too: the kernel fills the rest of a page that is partly written. */
 	flags |= o->write ? O_RDWR : O_RDONLY;
-	if (o->create)
-		flags |= O_CREAT | (o->excl ? O_EXCL : 0);
 	if (o->write && o->trunc)
 		flags |= O_TRUNC;
 	return flags;
+}
+
+/* Open, or make with exactly the mode that was asked for: the caller's umask is in it already, the
+ * daemon's has no part in it. */
+static int open_file(int dir, const struct draft_open *o)
+{
+	int flags = open_flags(o);
+
+	for (int attempt = 0; attempt < 8; attempt++) {
+		int fd = o->create && o->excl ? -1 : openat(dir, o->file, flags);
+		if (fd >= 0 || !o->create || (!o->excl && errno != ENOENT))
+			return fd;
+		fd = openat(dir, o->file, flags | O_CREAT | O_EXCL, 0600);
+		if (fd >= 0 && fchmod(fd, o->mode & 07777) < 0)
+			banger_closep(&fd);
+		if (fd >= 0 || o->excl || errno != EEXIST)
+			return fd;
+		/* Made by somebody else in between, and perhaps removed again. */
+	}
+	return -1;
 }
 
 int image_service_draft_open(
@@ -84,7 +102,7 @@ int image_service_draft_open(
 		r = enter_draft(s, o->id, &claim, &dir, err);
 	if (r < 0)
 		return r;
-	_cleanup_close_ int fd = openat(dir, o->file, open_flags(o), o->mode & 07777);
+	_cleanup_close_ int fd = open_file(dir, o);
 	if (fd < 0 && errno == ENOENT)
 		return banger_error_set(
 			err, BANGER_NOT_FOUND, "the draft has no file \"%s\"", o->file);

@@ -18,12 +18,15 @@ static void tokener_freep(struct json_tokener **t)
 		json_tokener_free(*t);
 }
 
-/* The offset of the first byte outside strings that no JSON document can have there; len: none. */
+/* The offset of the first byte that no JSON document can have there: between strings what is not
+ * JSON's own, in a string a raw control character. len: none. */
 static size_t foreign_byte(const char *s, size_t len)
 {
 	bool in_string = false;
 
 	for (size_t i = 0; i < len; i++) {
+		if (in_string && (unsigned char)s[i] < 0x20)
+			return i;
 		if (in_string && s[i] == '\\')
 			i++;
 		else if (s[i] == '"')

@@ -18,7 +18,8 @@ int banger_mkdir_p(const char *path, unsigned mode, struct banger_error *err)
 		if (c != '/' && c != '\0')
 			continue;
 		*p = '\0';
-		if (mkdir(copy, mode) < 0 && errno != EEXIST)
+		/* The mode is what was asked for, whatever the umask. */
+		if (mkdir(copy, mode) == 0 ? chmod(copy, mode) < 0 : errno != EEXIST)
 			return banger_error_set_errno(
 				err, errno, "cannot make the directory %s", copy);
 		*p = c;

@@ -21,7 +21,7 @@ static void refused(void **state)
 {
 	static const char *const bad[] = {"", "{", "[1", "{} {}", "{}x", "{a:1}", "['a']", "[1,]",
 		"{\"a\":1,}", "\"\xff\"", "nul", "NaN", "[-Infinity]", "{'a':1}", "TRUE", "01x",
-		"/* c */ {}", "{\"a\" 1}", "\"\n"};
+		"/* c */ {}", "{\"a\" 1}", "\"\n", "\"a\tb\"", "\"a\tb\""};
 	struct banger_error e;
 
 	for (size_t i = 0; i < ELEMENTSOF(bad); i++)

@@ -13,7 +13,7 @@
 #include "unpack/builder/internal.h"
 
 #define INODES_PER_GROUP_MAX 32768u
-#define BYTES_PER_INODE 16384u	     /* as mke2fs has it */
+#define BYTES_PER_INODE 16384u      /* as mke2fs has it */
 #define BYTES_PER_SPARE_INODE 8192u /* of the headroom: what comes later may be small files */
 #define SPARE_INODES 1000u
 #define ROUND 256u /* the size is a multiple of 1 MiB */
@@ -172,7 +172,7 @@ static void shape_of(const struct ext4_builder *b, uint64_t blocks, struct shape
 	s->journal_blocks = journal_size(blocks);
 	if (!b->o.size)
 		inodes += SPARE_INODES + (uint64_t)b->o.headroom_bytes / BYTES_PER_SPARE_INODE +
-			inodes * b->o.headroom_percent / 100;
+			  inodes * b->o.headroom_percent / 100;
 	uint64_t usual = (blocks < SPACE_GROUP ? blocks : SPACE_GROUP) * BLOCK / BYTES_PER_INODE;
 	uint64_t per_group = (inodes + s->groups - 1) / s->groups;
 	s->inodes_per_group = round_up(per_group > usual ? per_group : usual, BLOCK / INODE_SIZE);

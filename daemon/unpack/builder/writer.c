@@ -31,7 +31,7 @@ struct writer {
 	pthread_mutex_t lock;
 	pthread_cond_t more, less;
 	uint64_t filled, written;
-	bool stop, started;
+	bool up, stop, started;
 	int error; /* positive errno */
 };
 
@@ -69,6 +69,8 @@ static void *write_behind(void *arg)
 	struct writer *w = arg;
 
 	pthread_mutex_lock(&w->lock);
+	w->up = true;
+	pthread_cond_signal(&w->less);
 	for (;;) {
 		while (w->written == w->filled && !w->stop)
 			pthread_cond_wait(&w->more, &w->lock);
@@ -118,6 +120,11 @@ int writer_new(int fd, bool direct, struct writer **ret, struct banger_error *er
 		return banger_error_set_errno(err, e, "cannot start the writing thread");
 	}
 	w->started = true;
+	/* When the caller gives up its rights the thread has done all that a new thread does. */
+	pthread_mutex_lock(&w->lock);
+	while (!w->up)
+		pthread_cond_wait(&w->less, &w->lock);
+	pthread_mutex_unlock(&w->lock);
 	*ret = w;
 	return 0;
 }

@@ -131,9 +131,7 @@ static const int allowed[] = {
 	SCMP_SYS(munmap),
 	SCMP_SYS(mremap),
 	SCMP_SYS(madvise),
-	/* threads among themselves, and the first steps of one that has only just been made */
-	SCMP_SYS(rseq),
-	SCMP_SYS(set_robust_list),
+	/* threads among themselves */
 	SCMP_SYS(futex),
 	SCMP_SYS(sched_yield),
 	SCMP_SYS(rt_sigprocmask),

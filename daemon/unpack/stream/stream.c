@@ -29,7 +29,7 @@ struct stream {
 	bool started; /* the thread exists */
 	pthread_mutex_t lock;
 	pthread_cond_t more, less;
-	bool go, stop, done, holding;
+	bool up, go, stop, done, holding;
 	uint64_t made, taken;
 	struct {
 		uint8_t *data;
@@ -225,6 +225,8 @@ static void *run(void *arg)
 	struct banger_error err = {0};
 
 	pthread_mutex_lock(&s->lock);
+	s->up = true;
+	pthread_cond_signal(&s->more);
 	while (!s->go && !s->stop)
 		pthread_cond_wait(&s->less, &s->lock);
 	bool stop = s->stop;
@@ -266,6 +268,11 @@ int stream_new(int fd, struct stream **ret, struct banger_error *err)
 	if (e)
 		return banger_error_set_errno(err, e, "cannot start the reading thread");
 	s->started = true;
+	/* When the caller gives up its rights the thread has done all that a new thread does. */
+	pthread_mutex_lock(&s->lock);
+	while (!s->up)
+		pthread_cond_wait(&s->more, &s->lock);
+	pthread_mutex_unlock(&s->lock);
 	*ret = TAKE_PTR(s);
 	return 0;
 }

@@ -509,8 +509,8 @@ static int find_map(struct tar_reader *t, const struct tar_header *h, const stru
 	return r < 0 ? r : tar_sparse_check(t, err);
 }
 
-/* Puts the member's name before an error, with what is not plain in it as '?', its end if it is long;
- * where no name is known yet, its place alone. */
+/* Puts the member's name before an error, with what is not plain in it as '?', its end if it is
+ * long; where no name is known yet, its place alone. */
 static int blame(const struct tar_reader *t, int r, struct banger_error *err)
 {
 	size_t len = t->path.len, from = len > 200 ? len - 200 : 0;

@@ -44,7 +44,7 @@ def test_cp_and_promote(mnt, draft, ext4):
     digest = 'sha256:' + sha256(ext4())
     assert document['digest'] == digest == mnt.xattr('images/a', 'digest')
     assert document['size'] == ext4().stat().st_size
-    assert os.stat(mnt / 'images/a/rootfs.ext4').st_mode & 0o222 == 0
+    assert os.stat(mnt / 'images/a/rootfs.ext4').st_mode == 0o100644  # so that cp -r of it makes a draft that can be written
     assert mnt.xattr('images/a', 'state') == 'published'
 
 
@@ -64,7 +64,7 @@ def test_rsync(mnt, draft, ext4, base):
     assert sorted(os.listdir(draft)) == ['SBOM', 'image.json', 'rootfs.ext4']
     again = run('rsync', '-ai', '--exclude=image.json', f'{source}/', f'{draft}/').out
     assert not [line for line in again.splitlines() if line.startswith('>')], again
-    run('rsync', '-a', '--inplace', '--no-whole-file', ext4('other'), draft / 'rootfs.ext4')
+    run('rsync', '-a', '--ignore-times', '--inplace', '--no-whole-file', ext4('other'), draft / 'rootfs.ext4')
     assert sha256(draft / 'rootfs.ext4') == sha256(ext4('other'))
 
 
@@ -135,6 +135,13 @@ def test_copy_file_range(mnt, draft, published, ext4):
     with open(draft / 'rootfs.ext4', 'rb') as source, open(draft / 'piece', 'wb') as target:
         assert os.copy_file_range(source.fileno(), target.fileno(), 1000, 1024, 5000) == 1000
     assert (draft / 'piece').read_bytes() == b'\0' * 5000 + ext4().read_bytes()[1024:2024]
+
+
+def test_mode_of_a_new_file(draft):
+    """As the creating process's umask has it, whatever the daemon's own is."""
+    for umask, mode in (('022', 0o644), ('002', 0o664), ('077', 0o600)):
+        run('sh', '-c', f'umask {umask}; echo x > {draft}/file-{umask}')
+        assert os.stat(draft / f'file-{umask}').st_mode & 0o7777 == mode
 
 
 def test_write_truncate_append(draft):

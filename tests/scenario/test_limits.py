@@ -134,7 +134,7 @@ def test_bangerfs_arguments(banger, base):
     (base / 'full').mkdir()
     (base / 'empty').mkdir()
     (base / 'full' / 'x').write_text('x')
-    for args, word in (([], 'sage'), (['--frobnicate'], 'frobnicate'), ([base / 'nothing'], 'nothing'), ([base / 'file'], 'file'),
+    for args, word in (([], 'sage'), (['--frobnicate', base / 'empty'], 'frobnicate'), ([base / 'nothing'], 'nothing'), ([base / 'file'], 'file'),
                        (['-o', 'frobnicate', base / 'empty'], 'frobnicate'), ([base / 'empty', base / 'full'], 'full')):
         done = run(PROGRAM['bangerfs'], '-f', *args, check=False, env=banger.env, timeout=10)
         assert done.code not in (0, -11, -6), (args, done)

@@ -51,6 +51,9 @@ def noreplace(a, b):
     return lambda: renameat2(a, b, RENAME_NOREPLACE)
 
 
+# GNU mv has words of its own for two errno of rename(2).
+GNU_MV = {'to a subdirectory of itself': 'EINVAL', 'cannot overwrite non-directory': 'EEXIST'}
+
 LONG = 'n' * 128
 TOO_LONG = 'n' * 129
 
@@ -226,8 +229,8 @@ def perform(row, mnt, ext4):
                               env={**os.environ, 'LC_ALL': 'C', 'IMG': str(ext4())})
         if done.returncode == 0:
             return '', ''
-        for name in errno.errorcode.values():
-            if os.strerror(getattr(errno, name)) in done.stderr:
+        for words, name in [*((os.strerror(n), name) for n, name in errno.errorcode.items()), *GNU_MV.items()]:
+            if words in done.stderr:
                 return name, done.stderr
         return f'exit {done.returncode}', done.stderr
     here = os.getcwd()
@@ -263,7 +266,8 @@ def test_done(name, mnt, prepare, ext4, banger):
     until(lambda: mnt.records(op['op_id']), 'the operation in the log of bangerfs')
     messages = [r['msg'] for r in banger.records(op['op_id'])]
     assert messages[0] == 'operation started' and messages[-1] == 'operation completed'
-    assert json.loads((mnt / 'ops' / op['op_id']).read_text())['outcome'] == 'completed'
+    until((mnt / 'ops' / op['op_id']).exists, 'the record in ops/', 2)
+    assert json.loads((mnt / 'ops' / op['op_id']).read_text()) == op
     if row.method != 'image.delete':
         # registration, promotion: the image itself says which operation made it what it is
         images = [i for i in banger.images().values() if i['generation'] == banger.call('status')['generation']]
@@ -308,6 +312,7 @@ def test_refused(name, mnt, prepare, ext4, banger):
     assert (op['outcome'], op['code'], op['message']) == ('failed', row.code, message)
     assert not row.method or op['method'] == row.method
     assert op['actor']['door'] == 'fs' and op['actor']['uid'] == os.getuid() and op['actor']['program']
+    until((mnt / 'ops' / op_id).exists, 'the record in ops/', 2)
     assert json.loads((mnt / 'ops' / op_id).read_text()) == op
     shown = banger.ctl('op', 'show', op_id)
     assert op_id in shown.out and message in shown.out

@@ -83,8 +83,8 @@ def test_another_state_directory(mnt, published, worlds, base):
     other = worlds('other', env={'BANGER_RUNTIME_DIR': str(mnt.banger.run_dir)})
     other.socket = mnt.banger.socket
     other.start()
+    until(lambda: os.listdir(mnt / 'images') == [], 'the other registry')
     connected(mnt)
-    assert os.listdir(mnt / 'images') == []
     other.stop()
     mnt.banger.start()
     until(lambda: os.path.isdir(mnt / 'images') and os.listdir(mnt / 'images') == ['a'], 'the first registry again')
@@ -140,9 +140,11 @@ def test_stop_is_graceful(banger):
     assert client.receive()['error']['code'] == 'cancelled'
     client.close()
     os.close(writer)
-    assert banger.leftovers() == []
+    assert os.listdir(banger.state / 'staging') == []
     assert not banger.socket.exists()
     banger.start()
+    banger.settled()
+    assert banger.leftovers() == []
     assert banger.images() == {}
     assert banger.op('op-00000000abcd')['code'] == 'cancelled'
 

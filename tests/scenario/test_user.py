@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything as an ordinary user: no root anywhere, the state in the user's own directories.
 
-Made in a mount namespace of its own, in which /dev/fuse may be opened by all, as on any desktop, and
-fuse.conf allows allow_other; the machine's own are not touched.
+Made in a mount namespace of its own, in which there are two more users, /dev/fuse may be opened by all, as on any
+desktop, and fuse.conf allows allow_other; the machine's own files are not touched.
 """
 import json
 import os
@@ -24,6 +24,8 @@ def namespace(base):
     keeper = subprocess.Popen(['unshare', '--mount', '--propagation', 'private', 'sh', '-c', f'''
         set -e
         mknod {base}/fuse c 10 229 && chmod 666 {base}/fuse && mount --bind {base}/fuse /dev/fuse
+        (cat /etc/passwd; echo banger-user:x:{UID}:{UID}::/:/bin/sh; echo banger-other:x:{OTHER}:{OTHER}::/:/bin/sh) > {base}/passwd
+        mount --bind {base}/passwd /etc/passwd
         echo user_allow_other > {base}/fuse.conf && mount --bind {base}/fuse.conf /etc/fuse.conf
         echo ready; exec cat'''], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if keeper.stdout.readline() != 'ready\n':

@@ -82,8 +82,9 @@ def test_refusals_have_an_op_id(banger, name):
     with banger.wire() as client:
         client.send(request)
         minted = client.receive()
-        code = code or minted['error']['code']
-        assert code in ('bad_request', 'bad_version', 'unknown_method')
+        if code is None:  # which of them is banger's to say
+            code = minted['error']['code']
+            assert code in ('bad_request', 'bad_version', 'unknown_method')
         first = refused(minted, code)
         client.send({**request, 'op_id': GIVEN})
         refused(client.receive(), code, GIVEN)
@@ -247,7 +248,7 @@ def test_an_endless_line(banger):
     """The daemon stops reading; it does not keep what comes."""
     with banger.wire() as client:
         with pytest.raises((BrokenPipeError, ConnectionResetError, TimeoutError)):
-            for _ in range(64):
+            for _ in range(1024):
                 client.send(b'x' * wire.LINE_MAX)
     assert banger.call('ping') is not None
 
@@ -433,10 +434,10 @@ CHANGES = [['image.register', {'name': 'x'}], ['image.promote', {'draft': 'a'}],
            ['op.cancel', {'op_id': GIVEN}], ['op.report', {'op': {}}]]
 
 
-def stranger(banger, calls, group='games'):
+def stranger(banger, calls, group='games', check=True):
     code = STRANGER % os.path.dirname(os.path.abspath(__file__))
     return run('setpriv', '--reuid=12345', f'--regid={group}', '--clear-groups', '/usr/bin/python3', '-c', code, banger.socket,
-               json.dumps(calls), check=False)
+               json.dumps(calls), check=check)
 
 
 @pytest.fixture
@@ -469,5 +470,5 @@ def test_a_stranger_may_not_claim_to_be_another(shared):
 
 
 def test_others_cannot_connect(shared):
-    done = stranger(shared, [['ping', {}]], group='12345')
+    done = stranger(shared, [['ping', {}]], group='12345', check=False)
     assert done.code != 0 and 'PermissionError' in done.err

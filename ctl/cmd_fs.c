@@ -21,7 +21,7 @@
 #include "program.h"
 #include "text.h"
 
-enum { START_MS = 30000, BUSY_TRIES = 20, BUSY_PAUSE_US = 50000 };
+enum { START_MS = 30000, LOG_MAX = 65536, BUSY_TRIES = 20, BUSY_PAUSE_US = 50000 };
 
 /* ---- mount */
 
@@ -49,36 +49,38 @@ static int open_log(
 	return fd;
 }
 
-/* The reason in a line of bangerfs: the error of a log record, or a line that is none. */
-static void reason_of(const char *line, char *buf, size_t size)
+/* What a line of bangerfs gives as a reason, or NULL: the error of a log record, its message if it
+ * is at level error, or a line that is no record. Borrowed from the record or the line. */
+static const char *reason_of(const char *line, struct json_object **ret_record)
 {
-	_cleanup_json_ struct json_object *record = NULL;
-
-	if (!*line)
-		return;
-	if (banger_json_parse(line, strlen(line), &record, NULL) < 0) {
-		snprintf(buf, size, "%s", line);
-		return;
-	}
-	const char *level = banger_json_str(record, "level"), *msg = banger_json_str(record, "msg");
-	const char *error = banger_json_str(record, "error");
-	if (error && msg)
-		snprintf(buf, size, "%s: %s", msg, error);
-	else if (msg && level && strcmp(level, "error") == 0)
-		snprintf(buf, size, "%s", msg);
+	if (banger_json_parse(line, strlen(line), ret_record, NULL) < 0)
+		return line;
+	const char *level = banger_json_str(*ret_record, "level");
+	const char *error = banger_json_str(*ret_record, "error");
+	if (error)
+		return error;
+	return level && strcmp(level, "error") == 0 ? banger_json_str(*ret_record, "msg") : NULL;
 }
 
-/* What the log says since offset `from`. */
-static void read_reason(int log, off_t from, char *buf, size_t size)
+/* All reasons that the log gives since offset `from`, the first one first: libfuse's own come
+ * before what bangerfs makes of them. */
+static void read_reasons(int log, off_t from, char *buf, size_t size)
 {
-	_cleanup_free_ char *text = calloc(1, 65537);
+	_cleanup_free_ char *text = calloc(1, LOG_MAX + 1);
 	char *save = NULL;
+	size_t n = 0;
 
-	snprintf(buf, size, "it does not say why");
-	if (!text || pread(log, text, 65536, from) <= 0)
+	*buf = '\0';
+	if (!text || pread(log, text, LOG_MAX, from) <= 0)
 		return;
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		reason_of(line, buf, size);
+	for (char *line = strtok_r(text, "\n", &save); line && n < size;
+		line = strtok_r(NULL, "\n", &save)) {
+		_cleanup_json_ struct json_object *record = NULL;
+		const char *reason = reason_of(line, &record);
+
+		if (reason && !strstr(buf, reason))
+			n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? "; " : "", reason);
+	}
 }
 
 static int check_mount_point(const char *path, const char *point, struct banger_error *err)
@@ -118,7 +120,7 @@ static int start(const char *program, const struct cli_invocation *in, const cha
 	_cleanup_free_ const char **argv = calloc(in->n_values * 2 + 3, sizeof(*argv));
 	size_t n = 0, i = 0;
 	const char *option;
-	char reason[512];
+	char reasons[700];
 	int status = 0;
 	pid_t pid;
 
@@ -136,13 +138,15 @@ static int start(const char *program, const struct cli_invocation *in, const cha
 		r = program_wait(pid, START_MS, &status, err);
 	if (r == 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
-	read_reason(log, before, reason, sizeof(reason));
+	read_reasons(log, before, reasons, sizeof(reasons));
+	if (!*reasons)
+		strcpy(reasons, "it does not say why");
 	if (r < 0)
 		return banger_error_set(err, BANGER_TIMEOUT,
 			"bangerfs does not serve %s after %d seconds: %s", point, START_MS / 1000,
-			reason);
+			reasons);
 	return banger_error_set(
-		err, BANGER_INTERNAL, "bangerfs cannot serve %s: %s", point, reason);
+		err, BANGER_INTERNAL, "bangerfs cannot serve %s: %s", point, reasons);
 }
 
 static int print_point(

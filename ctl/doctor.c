@@ -69,9 +69,24 @@ static bool is_ok(struct json_object *check)
 	return banger_json_bool(check, "ok", false);
 }
 
+/* A check of this name is one disagreement between the registry's database and its directories. */
+static bool is_disagreement(struct json_object *check)
+{
+	const char *name = banger_json_str(check, "name");
+
+	return name && strcmp(name, "consistency") == 0 && !is_ok(check);
+}
+
 static bool is_required(struct json_object *check)
 {
-	return banger_json_bool(check, "required", false);
+	return banger_json_bool(check, "required", false) || is_disagreement(check);
+}
+
+static const char *state_of(struct json_object *check)
+{
+	if (is_ok(check))
+		return "ok";
+	return is_disagreement(check) ? "WRONG" : is_required(check) ? "MISSING" : "no";
 }
 
 static void print_advice(struct json_object *checks)
@@ -102,10 +117,7 @@ static int print_checks(const struct ctl *c, struct json_object *checks, struct 
 
 		if (is_ok(check) && c->quiet)
 			continue;
-		r = LISTING_ADD(l, banger_json_str(check, "name"),
-			is_ok(check)         ? "ok"
-			: is_required(check) ? "MISSING"
-					     : "no",
+		r = LISTING_ADD(l, banger_json_str(check, "name"), state_of(check),
 			banger_json_str(check, "detail"));
 	}
 	if (r < 0)

@@ -35,6 +35,7 @@ struct tree_stream {
 	pthread_t thread;
 	int root, out; /* owned by the thread once it runs */
 	char *name;
+	banger_op_id op; /* that the thread works for */
 	bool one_filesystem;
 	dev_t device;
 	_Atomic int64_t bytes;
@@ -395,6 +396,7 @@ static void spoil(struct tree_stream *s)
 static void *make_stream(void *arg)
 {
 	struct tree_stream *s = arg;
+	_cleanup_op_ banger_op_id saved = banger_op_enter(s->op.s);
 
 	s->result = whole_tree(s);
 	s->ended = true;
@@ -484,6 +486,8 @@ int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct 
 	s->out = -1;
 	s->root = TAKE_FD(dir);
 	s->one_filesystem = one_filesystem;
+	if (banger_op_current())
+		snprintf(s->op.s, sizeof(s->op.s), "%s", banger_op_current());
 	s->name = strdup(name);
 	s->buffer = malloc(BUFFER);
 	void *zeros =

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The last listings are remembered, a row of inode numbers and places on disk each. A file that is read
- * from its start is looked for in them, first where it is expected next, then everywhere in the most
- * recent ones. `streak` counts such hits; reading through a tree makes it grow, listings of which no
- * file is read take it back. With a streak, the files after the one that was hit are asked for, a batch
- * at a time; with a long one, those of a new listing are asked for before the first is read.
+ * The last listings are remembered, a row of inode numbers and places on disk each. A file that is
+ * read from its start is looked for in them, first where it is expected next, then everywhere in
+ * the most recent ones. `streak` counts such hits; reading through a tree makes it grow, listings
+ * of which no file is read take it back. With a streak, the files after the one that was hit are
+ * asked for, a batch at a time; with a long one, those of a new listing are asked for before the
+ * first is read.
  *
- * A batch is sorted by place and neighbours are joined, so that the disk sees few and large reads in
- * one direction. All of it is a hint to the page cache: a wrong one costs a read, nothing else.
+ * A batch is sorted by place and neighbours are joined, so that the disk sees few and large reads
+ * in one direction. All of it is a hint to the page cache: a wrong one costs a read, nothing else.
  *
  * One mutex, not held while the kernel is asked.
  */
@@ -17,9 +18,9 @@
 #include "ahead.h"
 
 #define LISTINGS 32
-#define RECENT 4	     /* of them, searched as a whole */
-#define NEAR 16		     /* files that may be skipped in an order that still counts as one */
-#define FILE_MAX (1u << 20)  /* of one file: the kernel goes on by itself */
+#define RECENT 4            /* of them, searched as a whole */
+#define NEAR 16             /* files that may be skipped in an order that still counts as one */
+#define FILE_MAX (1u << 20) /* of one file: the kernel goes on by itself */
 #define BATCH_BYTES (4u << 20)
 #define BATCH_FILES 128
 #define JOIN (64u << 10) /* a gap that is read too, rather than seeking over it */
@@ -30,7 +31,7 @@
 
 struct listing {
 	uint32_t slot, files;
-	uint32_t next;	/* the file expected next */
+	uint32_t next;  /* the file expected next */
 	uint32_t asked; /* files before this one were asked for */
 	uint32_t hits;
 	uint64_t last_use;
@@ -77,8 +78,8 @@ void ahead_list_start(struct ahead_listing *l, uint32_t slot)
 	l->files = l->dirs = 0;
 }
 
-void ahead_list_entry(struct ahead_listing *l, const struct ext4_image *img,
-	const struct ext4_inode *i)
+void ahead_list_entry(
+	struct ahead_listing *l, const struct ext4_image *img, const struct ext4_inode *i)
 {
 	struct ext4_range r;
 
@@ -86,7 +87,7 @@ void ahead_list_entry(struct ahead_listing *l, const struct ext4_image *img,
 		l->dirs += ext4_inode_ranges(img, i, 16384, &l->dir[l->dirs], 1);
 	if (S_ISREG(i->mode) && l->files < AHEAD_FILES &&
 		ext4_inode_ranges(img, i, FILE_MAX, &r, 1) == 1)
-		l->file[l->files++] = (struct ahead_file){i->ino, (uint32_t) r.len, r.off};
+		l->file[l->files++] = (struct ahead_file){i->ino, (uint32_t)r.len, r.off};
 }
 
 static int range_cmp(const void *a, const void *b)
@@ -183,7 +184,8 @@ static struct listing *find_near(struct ahead *a, uint32_t slot, uint32_t ino, u
 {
 	for (size_t j = 0; j < LISTINGS; j++) {
 		struct listing *l = &a->listing[j];
-		for (uint32_t k = l->next; l->slot == slot && k < l->files && k < l->next + NEAR; k++) {
+		for (uint32_t k = l->next; l->slot == slot && k < l->files && k < l->next + NEAR;
+			k++) {
 			if (l->ino[k] == ino) {
 				*ret_k = k;
 				return l;

@@ -6,13 +6,13 @@
  *	STARTING ──mounted──► UP ──it dies──► DOWN ──pause──► STARTING …
  *	    any ──stop, or somebody unmounted it──► ENDED
  *
- * The mount is taken down by path, lazily, from here: the content process has given up every right to do
- * so. That path leads through the registry's own connection, so nothing here may be called by a thread
- * that this connection needs in order to answer.
+ * The mount is taken down by path, lazily, from here: the content process has given up every right
+ *to do so. That path leads through the registry's own connection, so nothing here may be called by
+ *a thread that this connection needs in order to answer.
  *
- * The process is started with fork and exec of /proc/self/exe. Between the two only what may be called
- * in the child of a process with threads; every descriptor but the control socket and the standard three
- * is closed by exec.
+ * The process is started with fork and exec of /proc/self/exe. Between the two only what may be
+ *called in the child of a process with threads; every descriptor but the control socket and the
+ *standard three is closed by exec.
  */
 #include <banger/log.h>
 #include <fcntl.h>
@@ -46,8 +46,8 @@ enum state { STARTING, UP, DOWN, ENDED };
 
 struct content {
 	struct content_setup setup; /* mountpoint: of the content */
-	char *registry;		    /* the registry's mountpoint */
-	char *own_dir;		    /* made to mount at, NULL: MOUNTPOINT/rootfs */
+	char *registry;             /* the registry's mountpoint */
+	char *own_dir;              /* made to mount at, NULL: MOUNTPOINT/rootfs */
 	void (*placed)(void *arg, const char *link);
 	void *arg;
 
@@ -87,9 +87,9 @@ static _Noreturn void child(int control, const char *fd_text)
 {
 	const char *argv[] = {"bangerfs", CONTENT_ROLE, fd_text, NULL};
 
-	(void) syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
-	(void) fcntl(control, F_SETFD, 0);
-	execv("/proc/self/exe", (char **) argv);
+	(void)syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+	(void)fcntl(control, F_SETFD, 0);
+	execv("/proc/self/exe", (char **)argv);
 	_exit(127);
 }
 
@@ -100,7 +100,7 @@ static int start_process(struct content *c)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
-	(void) snprintf(fd_text, sizeof(fd_text), "%d", pair[1]);
+	(void)snprintf(fd_text, sizeof(fd_text), "%d", pair[1]);
 	c->pid = fork();
 	if (c->pid == 0)
 		child(pair[1], fd_text);
@@ -128,10 +128,10 @@ static int reap(struct content *c)
 	for (int k = 0; k < END_MS / 5; k++) {
 		if (waitpid(c->pid, &status, WNOHANG) != 0)
 			goto done;
-		(void) nanosleep(&tick, NULL);
+		(void)nanosleep(&tick, NULL);
 	}
-	(void) kill(c->pid, SIGKILL);
-	(void) waitpid(c->pid, &status, 0);
+	(void)kill(c->pid, SIGKILL);
+	(void)waitpid(c->pid, &status, 0);
 done:
 	c->pid = 0;
 	return status;
@@ -147,8 +147,8 @@ static void unmount(const struct content *c)
 		return;
 	if (umount2(c->setup.mountpoint, MNT_DETACH) == 0 || errno != EPERM)
 		return;
-	if (posix_spawnp(&pid, argv[0], NULL, NULL, (char **) argv, environ) == 0)
-		(void) waitpid(pid, NULL, 0);
+	if (posix_spawnp(&pid, argv[0], NULL, NULL, (char **)argv, environ) == 0)
+		(void)waitpid(pid, NULL, 0);
 }
 
 /* ---- the thread ---- */
@@ -168,8 +168,8 @@ static void heard(struct content *c, const struct content_report *m)
 static bool listen_to(struct content *c)
 {
 	for (;;) {
-		struct pollfd p[2] = {{.fd = c->control, .events = POLLIN},
-			{.fd = c->stop, .events = POLLIN}};
+		struct pollfd p[2] = {
+			{.fd = c->control, .events = POLLIN}, {.fd = c->stop, .events = POLLIN}};
 		struct content_report m;
 
 		if (poll(p, 2, -1) < 0)
@@ -229,8 +229,8 @@ static bool one_life(struct content *c)
 	return true;
 }
 
-/* The path as the kernel's table of mounts will have it. Asks the registry's connection, therefore here
- * and not in content_start(). */
+/* The path as the kernel's table of mounts will have it. Asks the registry's connection, therefore
+ * here and not in content_start(). */
 static int resolve_place(struct content *c)
 {
 	_cleanup_free_ char *root = c->own_dir ? strdup(c->own_dir) : realpath(c->registry, NULL);
@@ -239,7 +239,7 @@ static int resolve_place(struct content *c)
 		return -errno;
 	if (strlen(root) + sizeof("/rootfs") > sizeof(c->setup.mountpoint))
 		return -ENAMETOOLONG;
-	(void) sprintf(c->setup.mountpoint, "%s%s", root, c->own_dir ? "" : "/rootfs");
+	(void)sprintf(c->setup.mountpoint, "%s%s", root, c->own_dir ? "" : "/rootfs");
 	return 0;
 }
 
@@ -250,8 +250,8 @@ static void *supervise(void *arg)
 	sigset_t all;
 
 	sigfillset(&all); /* signals are for the program's own threads */
-	(void) pthread_sigmask(SIG_BLOCK, &all, NULL);
-	(void) pthread_setname_np(pthread_self(), "content");
+	(void)pthread_sigmask(SIG_BLOCK, &all, NULL);
+	(void)pthread_setname_np(pthread_self(), "content");
 	r = resolve_place(c);
 	if (r < 0)
 		log_err("rootfs cannot be shown: its place cannot be resolved",
@@ -277,7 +277,7 @@ static void content_free(struct content *c)
 	if (!c)
 		return;
 	if (c->own_dir) {
-		(void) rmdir(c->own_dir);
+		(void)rmdir(c->own_dir);
 		free(c->own_dir);
 	}
 	free(c->registry);
@@ -298,14 +298,16 @@ static int make_own_dir(struct content *c, const char *runtime_dir, struct bange
 		return banger_error_oom(err);
 	}
 	if (!mkdtemp(path))
-		return banger_error_set_errno(err, errno, "cannot make a directory in %s", runtime_dir);
+		return banger_error_set_errno(
+			err, errno, "cannot make a directory in %s", runtime_dir);
 	c->own_dir = realpath(path, NULL);
 	if (!c->own_dir)
 		return banger_error_set_errno(err, errno, "cannot resolve %s", path);
 	return 0;
 }
 
-static int copy_options(struct content *c, const struct content_options *o, struct banger_error *err)
+static int copy_options(
+	struct content *c, const struct content_options *o, struct banger_error *err)
 {
 	c->placed = o->placed;
 	c->arg = o->arg;
@@ -359,7 +361,7 @@ static struct timespec deadline(int timeout_ms)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	t.tv_sec += timeout_ms / 1000;
-	t.tv_nsec += (long) (timeout_ms % 1000) * 1000000;
+	t.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
 	if (t.tv_nsec >= 1000000000) {
 		t.tv_sec++;
 		t.tv_nsec -= 1000000000;

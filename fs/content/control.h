@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the supervisor (content.c) and the content process (role.c) say to each other, over a pair of
- * SOCK_SEQPACKET sockets: one packet is one message. The supervisor sends the setup, once; after that
- * its end of the pair only says that it lives: when it is closed, the content process ends.
+ * What the supervisor (content.c) and the content process (role.c) say to each other, over a pair
+ * of SOCK_SEQPACKET sockets: one packet is one message. The supervisor sends the setup, once; after
+ * that its end of the pair only says that it lives: when it is closed, the content process ends.
  */
 #ifndef FS_CONTENT_CONTROL_H
 #define FS_CONTENT_CONTROL_H
@@ -17,7 +17,7 @@
 /* To the content process. Paths are absolute. */
 struct content_setup {
 	char mountpoint[PATH_MAX]; /* of the content itself */
-	char socket[PATH_MAX];	   /* bangerd's */
+	char socket[PATH_MAX];     /* bangerd's */
 	bool allow_other;
 	unsigned threads;
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * /proc/self/mountinfo: one mount a line, "ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS…"; blanks in a
- * path are written as \040 and the like. See proc(5).
+ * /proc/self/mountinfo: one mount a line, "ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS…"; blanks
+ * in a path are written as \040 and the like. See proc(5).
  */
 #include <limits.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@ static void unescape(char *s)
 	while (*s) {
 		unsigned c;
 		if (s[0] == '\\' && sscanf(s + 1, "%3o", &c) == 1 && strlen(s) >= 4) {
-			*out++ = (char) c;
+			*out++ = (char)c;
 			s += 4;
 		} else {
 			*out++ = *s++;

@@ -4,8 +4,9 @@
 
 #include <stdbool.h>
 
-/* Is something mounted at exactly this path? Read from the kernel's table, so that nobody is asked who
- * may not answer. *ret_major and *ret_minor (may be NULL): the device of the topmost mount there. */
+/* Is something mounted at exactly this path? Read from the kernel's table, so that nobody is asked
+ * who may not answer. *ret_major and *ret_minor (may be NULL): the device of the topmost mount
+ * there. */
 bool mountinfo_find(const char *path, unsigned *ret_major, unsigned *ret_minor);
 
 #endif

@@ -5,9 +5,9 @@
  *	setup from the supervisor → connect to bangerd → mount → say so → confine itself →
  *	snapshot → threads: serve (several), follow the registry, wait for the supervisor's end
  *
- * Requests are only taken from the kernel when the first snapshot is complete; until then whoever looks
- * under rootfs/ waits, instead of seeing it empty. The main thread serves, and when it comes back the
- * content was unmounted.
+ * Requests are only taken from the kernel when the first snapshot is complete; until then whoever
+ *looks under rootfs/ waits, instead of seeing it empty. The main thread serves, and when it comes
+ *back the content was unmounted.
  *
  * It ends with _exit(): nothing here needs tidying up that the kernel does not tidy up.
  */
@@ -50,7 +50,7 @@ static void report(struct role *r, int what, int64_t generation)
 {
 	struct content_report m = {.what = what, .generation = generation};
 
-	(void) send(r->control, &m, sizeof(m), MSG_NOSIGNAL);
+	(void)send(r->control, &m, sizeof(m), MSG_NOSIGNAL);
 }
 
 static void on_applied(void *arg, int64_t generation)
@@ -60,26 +60,26 @@ static void on_applied(void *arg, int64_t generation)
 
 static void on_stale(void *arg, const char *name)
 {
-	server_stale(((struct role *) arg)->server, name);
+	server_stale(((struct role *)arg)->server, name);
 }
 
 static void on_evict(void *arg, const char *name)
 {
-	server_evict(((struct role *) arg)->server, name);
+	server_evict(((struct role *)arg)->server, name);
 }
 
 static int open_image(void *arg, const char *id)
 {
-	return watch_open_image(((struct role *) arg)->watch, id);
+	return watch_open_image(((struct role *)arg)->watch, id);
 }
 
 /* What libfuse has to say goes the way of all messages. */
-static void fuse_says(enum fuse_log_level level, const char *fmt, va_list ap)
+_printf_(2, 0) static void fuse_says(enum fuse_log_level level, const char *fmt, va_list ap)
 {
 	char text[256];
 	int n = vsnprintf(text, sizeof(text), fmt, ap);
 
-	if (n > 0 && (size_t) n < sizeof(text) && text[n - 1] == '\n')
+	if (n > 0 && (size_t)n < sizeof(text) && text[n - 1] == '\n')
 		text[n - 1] = '\0';
 	log_warn("libfuse", KV_S("text", text));
 }
@@ -105,10 +105,8 @@ static void *watch_main(void *arg)
 /* bangerd may be starting too, or be away for the moment. */
 static void connect_patiently(struct role *r)
 {
-	struct watch_options o = {.socket = r->setup.socket,
-		.applied = on_applied,
-		.stale = on_stale,
-		.arg = r};
+	struct watch_options o = {
+		.socket = r->setup.socket, .applied = on_applied, .stale = on_stale, .arg = r};
 	struct timespec pause = {0, 100000000};
 	struct banger_error err = {0};
 
@@ -118,7 +116,7 @@ static void connect_patiently(struct role *r)
 			fail(&err);
 		if (recv(r->control, &byte, 1, MSG_DONTWAIT) == 0)
 			_exit(CONTENT_EXIT_UNMOUNTED);
-		(void) nanosleep(&pause, NULL);
+		(void)nanosleep(&pause, NULL);
 	}
 }
 
@@ -129,15 +127,16 @@ static unsigned open_limit(void)
 	if (getrlimit(RLIMIT_NOFILE, &l) < 0)
 		return 256;
 	l.rlim_cur = l.rlim_max;
-	(void) setrlimit(RLIMIT_NOFILE, &l);
+	(void)setrlimit(RLIMIT_NOFILE, &l);
 	if (l.rlim_cur < 2 * OPEN_SPARE)
 		return OPEN_SPARE / 2;
 	/* Half: images that the kernel still refers to may be more for a while. */
 	l.rlim_cur = (l.rlim_cur - OPEN_SPARE) / 2;
-	return l.rlim_cur < OPEN_MAX_IMAGES ? (unsigned) l.rlim_cur : OPEN_MAX_IMAGES;
+	return l.rlim_cur < OPEN_MAX_IMAGES ? (unsigned)l.rlim_cur : OPEN_MAX_IMAGES;
 }
 
-/* Larger read-ahead for large files, which only root may ask for. Without it things are just slower. */
+/* Larger read-ahead for large files, which only root may ask for. Without it things are just
+ * slower. */
 static void tune_read_ahead(const char *mountpoint)
 {
 	unsigned major, minor;
@@ -145,7 +144,7 @@ static void tune_read_ahead(const char *mountpoint)
 
 	if (geteuid() != 0 || !mountinfo_find(mountpoint, &major, &minor))
 		return;
-	(void) snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major, minor);
+	(void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major, minor);
 	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, "1024", 4) < 0)
 		log_debug("read-ahead stays as it is", KV_S("error", strerrordesc_np(errno)));
@@ -173,7 +172,7 @@ static void mount_content(struct role *r)
 	report(r, CONTENT_MOUNTED, 0);
 }
 
-static void start_thread(struct role *r, void *(*main)(void *) )
+static void start_thread(struct role *r, void *(*main)(void *))
 {
 	struct banger_error err;
 	pthread_t t;
@@ -212,9 +211,9 @@ static void ignore_signals(void)
 	sigset_t none;
 
 	for (size_t k = 0; k < ELEMENTSOF(ignored); k++)
-		(void) signal(ignored[k], SIG_IGN);
+		(void)signal(ignored[k], SIG_IGN);
 	sigemptyset(&none);
-	(void) sigprocmask(SIG_SETMASK, &none, NULL);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
 void content_main_role(int argc, char **argv)
@@ -224,7 +223,7 @@ void content_main_role(int argc, char **argv)
 	if (argc != 3 || strcmp(argv[1], CONTENT_ROLE) != 0)
 		return;
 	r.control = atoi(argv[2]);
-	(void) fcntl(r.control, F_SETFD, FD_CLOEXEC);
+	(void)fcntl(r.control, F_SETFD, FD_CLOEXEC);
 	banger_log_init("bangerfs-content");
 	fuse_set_log_func(fuse_says);
 	ignore_signals();

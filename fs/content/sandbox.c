@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The content process reads what strangers have made, so it keeps nothing that they could use: it has the
- * FUSE device, bangerd's socket and image files, and may open more image files. Three walls:
+ * The content process reads what strangers have made, so it keeps nothing that they could use: it
+ *has the FUSE device, bangerd's socket and image files, and may open more image files. Three walls:
  *
- *	capabilities	none; for root CAP_DAC_READ_SEARCH, because images may belong to another user
- *	Landlock	opening is reading, beneath the images directory; no other path exists
- *	seccomp		a list of system calls; no exec, no fork, no ptrace, no sockets but Unix ones
+ *	capabilities	none; for root CAP_DAC_READ_SEARCH, because images may belong to another
+ *user Landlock	opening is reading, beneath the images directory; no other path exists
+ *	seccomp		a list of system calls; no exec, no fork, no ptrace, no sockets but Unix
+ *ones
  *
- * Landlock is there from Linux 5.13 on and may be switched off: without it the other two stand. seccomp
- * looks at numbers, not at paths; that openat cannot write is in its list too.
+ * Landlock is there from Linux 5.13 on and may be switched off: without it the other two stand.
+ *seccomp looks at numbers, not at paths; that openat cannot write is in its list too.
  *
- * Reconnecting to bangerd needs socket and connect; a thread needs clone (clone3, whose flags a filter
- * cannot see, is said not to exist; the C library then uses clone).
+ * Reconnecting to bangerd needs socket and connect; a thread needs clone (clone3, whose flags a
+ *filter cannot see, is said not to exist; the C library then uses clone).
  */
 #include <banger/log.h>
 #include <fcntl.h>
@@ -35,7 +36,7 @@ static int drop_capabilities(struct banger_error *err)
 	if (geteuid() == 0)
 		d[0].effective = d[0].permitted = 1u << CAP_DAC_READ_SEARCH;
 	for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
-		(void) prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* EPERM for who has none to lose */
+		(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* EPERM for who has none to lose */
 	if (syscall(SYS_capset, &h, d) < 0)
 		return banger_error_set_errno(err, errno, "cannot drop capabilities");
 	return 0;
@@ -43,23 +44,26 @@ static int drop_capabilities(struct banger_error *err)
 
 static int landlock(int images, struct banger_error *err)
 {
-	struct landlock_ruleset_attr attr = {.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE |
-			LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE |
-			LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_DIR |
-			LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
-			LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
-			LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |
-			LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM};
+	struct landlock_ruleset_attr attr = {
+		.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE |
+				     LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR |
+				     LANDLOCK_ACCESS_FS_REMOVE_DIR |
+				     LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR |
+				     LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
+				     LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |
+				     LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM};
 	struct landlock_path_beneath_attr beneath = {
 		.allowed_access = LANDLOCK_ACCESS_FS_READ_FILE, .parent_fd = images};
-	_cleanup_close_ int rules = (int) syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+	_cleanup_close_ int rules =
+		(int)syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
 
 	if (rules < 0 && (errno == ENOSYS || errno == EOPNOTSUPP)) {
 		log_debug("the kernel has no Landlock");
 		return 0;
 	}
 	if (rules < 0 ||
-		syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) < 0 ||
+		syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) <
+			0 ||
 		syscall(SYS_landlock_restrict_self, rules, 0) < 0)
 		return banger_error_set_errno(err, errno, "cannot confine itself with Landlock");
 	return 0;
@@ -96,10 +100,10 @@ static int add_rules(scmp_filter_ctx f)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[k], 0);
 	if (r == 0)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
-			SCMP_A2(SCMP_CMP_MASKED_EQ, write_flags & ~(unsigned) O_DIRECTORY, 0));
+			SCMP_A2(SCMP_CMP_MASKED_EQ, write_flags & ~(unsigned)O_DIRECTORY, 0));
 	if (r == 0)
-		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-			SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+		r = seccomp_rule_add(
+			f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 	if (r == 0)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
 			SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
@@ -127,7 +131,7 @@ int sandbox_enter(int images, struct banger_error *err)
 	struct rlimit none = {0};
 	int r;
 
-	(void) setrlimit(RLIMIT_CORE, &none);
+	(void)setrlimit(RLIMIT_CORE, &none);
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return banger_error_set_errno(err, errno, "cannot give up privileges");
 	r = drop_capabilities(err);

@@ -7,10 +7,11 @@
 
 #include <banger/error.h>
 
-/* From now on this thread and those it starts: no new privileges, no capabilities (root keeps the one
- * to read files of other users), no core dumps or tracing, no opening of anything but for reading and
- * beneath the directory `images` (Landlock, where the kernel has it), and only the system calls that
- * serving needs (seccomp; others fail with EPERM). Call before threads are started. */
+/* From now on this thread and those it starts: no new privileges, no capabilities (root keeps the
+ * one to read files of other users), no core dumps or tracing, no opening of anything but for
+ * reading and beneath the directory `images` (Landlock, where the kernel has it), and only the
+ * system calls that serving needs (seccomp; others fail with EPERM). Call before threads are
+ * started. */
 int sandbox_enter(int images, struct banger_error *err);
 
 #endif

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A fixed number of threads, each with its own scratch and buffer, takes requests from the one FUSE
- * device; a request pins its image in the table, reads it through ext4/, answers, and lets go. Nothing is
- * remembered per inode: the node number says it all, the kernel's caches and the page cache of the image
- * file are the caches.
+ * device; a request pins its image in the table, reads it through ext4/, answers, and lets go.
+ * Nothing is remembered per inode: the node number says it all, the kernel's caches and the page
+ * cache of the image file are the caches.
  *
- * Counting references: an answer that makes the kernel know a node is counted in the image before it is
- * sent, because the kernel may forget the node before the sender goes on, and taken back when it could
- * not be sent.
+ * Counting references: an answer that makes the kernel know a node is counted in the image before
+ * it is sent, because the kernel may forget the node before the sender goes on, and taken back when
+ * it could not be sent.
  *
- * Attributes that no file of an image has: `ls -l` asks twice per file for an ACL and a label, which
- * would be most of its time. An image in which no inode has one answers EOPNOTSUPP, as a filesystem
- * without them does, and such programs then stop asking; an image that has some answers ENODATA for each
- * file without. To know it, all inodes are looked through once, when it is first asked.
+ * Attributes that no file of an image has: `ls -l` asks twice per file for an ACL and a label,
+ * which would be most of its time. An image in which no inode has one answers EOPNOTSUPP, as a
+ * filesystem without them does, and such programs then stop asking; an image that has some answers
+ * ENODATA for each file without. To know it, all inodes are looked through once, when it is first
+ * asked.
  *
  * Damage is logged, with an op_id of its own, for the first few of each image.
  */
@@ -72,12 +73,12 @@ static __thread struct worker *self;
 
 static uint64_t node_of(uint32_t slot, uint32_t ino)
 {
-	return (uint64_t) slot << 32 | ino;
+	return (uint64_t)slot << 32 | ino;
 }
 
 static uint32_t slot_of(fuse_ino_t node)
 {
-	return (uint32_t) (node >> 32);
+	return (uint32_t)(node >> 32);
 }
 
 /* ---- damage ---- */
@@ -104,8 +105,8 @@ static void refuse(fuse_req_t req, struct image *i, int r)
 }
 
 /* The image and the inode of a node; on failure the request is answered. */
-static bool get_node(fuse_req_t req, fuse_ino_t node, struct image **ret_image,
-	struct ext4_inode *ret)
+static bool get_node(
+	fuse_req_t req, fuse_ino_t node, struct image **ret_image, struct ext4_inode *ret)
 {
 	struct image *i;
 	int r = slot_of(node) ? table_get_slot(self->s->table, slot_of(node), &i) : -EINVAL;
@@ -114,7 +115,7 @@ static bool get_node(fuse_req_t req, fuse_ino_t node, struct image **ret_image,
 		fuse_reply_err(req, -r);
 		return false;
 	}
-	r = ext4_inode_get(i->ext4, self->scratch, (uint32_t) node, ret);
+	r = ext4_inode_get(i->ext4, self->scratch, (uint32_t)node, ret);
 	if (r < 0) {
 		refuse(req, i, r);
 		return false;
@@ -148,8 +149,8 @@ static void root_stat(struct server *s, struct stat *ret)
 	};
 }
 
-static void entry_of(const struct image *i, const struct ext4_inode *inode,
-	struct fuse_entry_param *ret)
+static void entry_of(
+	const struct image *i, const struct ext4_inode *inode, struct fuse_entry_param *ret)
 {
 	*ret = (struct fuse_entry_param){
 		.ino = node_of(i->slot, inode->ino),
@@ -311,9 +312,9 @@ static int fill_root(void *arg, const char *name, uint32_t slot, uint64_t next)
 
 	/* Without attributes, also where they are asked for: that would open every image. */
 	n = f->plus ? fuse_add_direntry_plus(
-			      f->req, f->buf + f->len, f->size - f->len, name, &e, (off_t) next + 2)
+			      f->req, f->buf + f->len, f->size - f->len, name, &e, (off_t)next + 2)
 		    : fuse_add_direntry(f->req, f->buf + f->len, f->size - f->len, name, &e.attr,
-			      (off_t) next + 2);
+			      (off_t)next + 2);
 	if (n > f->size - f->len)
 		return 1;
 	f->len += n;
@@ -332,7 +333,8 @@ static int fill_entry(void *arg, const struct ext4_dirent *d)
 	if (dot && f->dir == EXT4_ROOT && d->len == 2)
 		e.attr.st_ino = FUSE_ROOT_ID;
 	if (!f->plus) {
-		n = fuse_add_direntry(f->req, f->buf + f->len, room, d->name, &e.attr, (off_t) d->next);
+		n = fuse_add_direntry(
+			f->req, f->buf + f->len, room, d->name, &e.attr, (off_t)d->next);
 	} else {
 		/* One that cannot be read is listed by its name; looking it up says why. */
 		if (!dot && room > d->len && get_child(f->i, f->dir, d->ino, &inode) == 0) {
@@ -340,7 +342,7 @@ static int fill_entry(void *arg, const struct ext4_dirent *d)
 			ahead_list_entry(&self->listing, f->i->ext4, &inode);
 		}
 		n = fuse_add_direntry_plus(
-			f->req, f->buf + f->len, room, d->name, &e, (off_t) d->next);
+			f->req, f->buf + f->len, room, d->name, &e, (off_t)d->next);
 	}
 	if (n > room)
 		return 1;
@@ -356,9 +358,9 @@ static void list_root(fuse_req_t req, struct fill *f, uint64_t off)
 
 	for (const char *name = off == 0 ? "." : ".."; off < 2; name = "..", off++)
 		f->len += f->plus ? fuse_add_direntry_plus(req, f->buf + f->len, f->size - f->len,
-					    name, &e, (off_t) off + 1)
+					    name, &e, (off_t)off + 1)
 				  : fuse_add_direntry(req, f->buf + f->len, f->size - f->len, name,
-					    &dot, (off_t) off + 1);
+					    &dot, (off_t)off + 1);
 	table_list(self->s->table, off - 2, fill_root, f);
 	fuse_reply_buf(req, f->buf, f->len);
 }
@@ -375,14 +377,14 @@ static void list(fuse_req_t req, fuse_ino_t node, size_t size, off_t off, bool p
 		return;
 	}
 	if (node == FUSE_ROOT_ID) {
-		list_root(req, &f, (uint64_t) off);
+		list_root(req, &f, (uint64_t)off);
 		return;
 	}
 	if (!get_node(req, node, &f.i, &inode))
 		return;
 	f.dir = inode.ino;
 	ahead_list_start(&self->listing, f.i->slot);
-	r = ext4_readdir(f.i->ext4, self->scratch, &inode, (uint64_t) off, fill_entry, &f);
+	r = ext4_readdir(f.i->ext4, self->scratch, &inode, (uint64_t)off, fill_entry, &f);
 	if (r < 0) {
 		refuse(req, f.i, r);
 		return;
@@ -395,14 +397,14 @@ static void list(fuse_req_t req, fuse_ino_t node, size_t size, off_t off, bool p
 	table_put(self->s->table, f.i);
 }
 
-static void op_readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t off,
-	struct fuse_file_info *fi)
+static void op_readdir(
+	fuse_req_t req, fuse_ino_t node, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	list(req, node, size, off, false);
 }
 
-static void op_readdirplus(fuse_req_t req, fuse_ino_t node, size_t size, off_t off,
-	struct fuse_file_info *fi)
+static void op_readdirplus(
+	fuse_req_t req, fuse_ino_t node, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	list(req, node, size, off, true);
 }
@@ -415,8 +417,8 @@ static void op_no_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *f
 
 /* ---- contents ---- */
 
-static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t off,
-	struct fuse_file_info *fi)
+static void op_read(
+	fuse_req_t req, fuse_ino_t node, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct image *i;
 	struct ext4_inode inode;
@@ -426,18 +428,18 @@ static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t off,
 		return;
 	if (off == 0)
 		ahead_read(self->s->ahead, i->ext4, i->slot, inode.ino);
-	n = ext4_read(i->ext4, self->scratch, &inode, (uint64_t) off, self->buf,
+	n = ext4_read(i->ext4, self->scratch, &inode, (uint64_t)off, self->buf,
 		size < READ_MAX ? size : READ_MAX);
 	if (n < 0) {
-		refuse(req, i, (int) n);
+		refuse(req, i, (int)n);
 		return;
 	}
 	table_put(self->s->table, i);
-	fuse_reply_buf(req, self->buf, (size_t) n);
+	fuse_reply_buf(req, self->buf, (size_t)n);
 }
 
-static void op_lseek(fuse_req_t req, fuse_ino_t node, off_t off, int whence,
-	struct fuse_file_info *fi)
+static void op_lseek(
+	fuse_req_t req, fuse_ino_t node, off_t off, int whence, struct fuse_file_info *fi)
 {
 	struct image *i;
 	struct ext4_inode inode;
@@ -449,9 +451,9 @@ static void op_lseek(fuse_req_t req, fuse_ino_t node, off_t off, int whence,
 	}
 	if (!get_node(req, node, &i, &inode))
 		return;
-	r = ext4_seek(i->ext4, self->scratch, &inode, (uint64_t) off, whence == SEEK_HOLE);
+	r = ext4_seek(i->ext4, self->scratch, &inode, (uint64_t)off, whence == SEEK_HOLE);
 	if (r < 0) {
-		refuse(req, i, (int) r);
+		refuse(req, i, (int)r);
 		return;
 	}
 	table_put(self->s->table, i);
@@ -498,14 +500,14 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t node, const char *name, size_
 	if (n == -ENODATA)
 		n = absent(i, name);
 	if (n < 0) {
-		refuse(req, i, (int) n);
+		refuse(req, i, (int)n);
 		return;
 	}
 	table_put(self->s->table, i);
 	if (size)
-		fuse_reply_buf(req, self->buf, (size_t) n);
+		fuse_reply_buf(req, self->buf, (size_t)n);
 	else
-		fuse_reply_xattr(req, (size_t) n);
+		fuse_reply_xattr(req, (size_t)n);
 }
 
 /* Names that only root sees are left out for others. */
@@ -539,29 +541,29 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t node, size_t size)
 	if (n == -ERANGE)
 		n = -E2BIG;
 	if (n < 0) {
-		refuse(req, i, (int) n);
+		refuse(req, i, (int)n);
 		return;
 	}
 	table_put(self->s->table, i);
 	if (fuse_req_ctx(req)->uid != 0)
-		n = (ssize_t) without_trusted(self->buf, (size_t) n);
+		n = (ssize_t)without_trusted(self->buf, (size_t)n);
 	if (!size)
-		fuse_reply_xattr(req, (size_t) n);
-	else if ((size_t) n > size)
+		fuse_reply_xattr(req, (size_t)n);
+	else if ((size_t)n > size)
 		fuse_reply_err(req, ERANGE);
 	else
-		fuse_reply_buf(req, self->buf, (size_t) n);
+		fuse_reply_buf(req, self->buf, (size_t)n);
 }
 
 /* ---- the connection ---- */
 
 static void op_init(void *arg, struct fuse_conn_info *conn)
 {
-	conn->want |= conn->capable &
-		(FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |
-			FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_READDIRPLUS | FUSE_CAP_ASYNC_READ);
+	conn->want |= conn->capable & (FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT |
+					      FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS |
+					      FUSE_CAP_READDIRPLUS | FUSE_CAP_ASYNC_READ);
 	/* Attributes come for free with every listing, so always with it. */
-	conn->want &= ~(unsigned) (FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_SPLICE_READ);
+	conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_SPLICE_READ);
 	conn->max_write = READ_MAX; /* also the limit of a read, by max_pages */
 	conn->max_background = 64;
 	conn->congestion_threshold = 48;
@@ -589,10 +591,10 @@ static const struct fuse_lowlevel_ops ops = {
 void server_stale(struct server *s, const char *name)
 {
 	if (!name) {
-		(void) fuse_lowlevel_notify_inval_inode(s->session, FUSE_ROOT_ID, 0, 0);
+		(void)fuse_lowlevel_notify_inval_inode(s->session, FUSE_ROOT_ID, 0, 0);
 		return;
 	}
-	(void) fuse_lowlevel_notify_inval_entry(s->session, FUSE_ROOT_ID, name, strlen(name));
+	(void)fuse_lowlevel_notify_inval_entry(s->session, FUSE_ROOT_ID, name, strlen(name));
 	pthread_mutex_lock(&s->lock);
 	if (!s->sweep)
 		pthread_cond_signal(&s->wake);
@@ -622,7 +624,7 @@ static int sweep_entry(void *arg, const struct ext4_dirent *d)
 {
 	const struct sweep *w = arg;
 
-	(void) fuse_lowlevel_notify_inval_entry(w->s->session, w->dir, d->name, d->len);
+	(void)fuse_lowlevel_notify_inval_entry(w->s->session, w->dir, d->name, d->len);
 	return 0;
 }
 
@@ -631,14 +633,15 @@ static int sweep_inode(void *arg, const struct ext4_inode *i)
 	struct sweep *w = arg;
 
 	w->dir = node_of(w->i->slot, i->ino);
-	/* Asking for less than nothing to be dropped tells whether the kernel knows the directory. */
+	/* Asking for less than nothing to be dropped tells whether the kernel knows the directory.
+	 */
 	if (S_ISDIR(i->mode) && fuse_lowlevel_notify_inval_inode(w->s->session, w->dir, -1, 0) == 0)
-		(void) ext4_readdir(w->i->ext4, w->s->janitor_scratch, i, 0, sweep_entry, w);
+		(void)ext4_readdir(w->i->ext4, w->s->janitor_scratch, i, 0, sweep_entry, w);
 	return w->s->stopping;
 }
 
-/* Files that were open when their image was deleted leave entries in the kernel's cache that nobody can
- * reach any more, and that would keep the image's file. true: there still are such images. */
+/* Files that were open when their image was deleted leave entries in the kernel's cache that nobody
+ * can reach any more, and that would keep the image's file. true: there still are such images. */
 static bool sweep(struct server *s)
 {
 	struct sweep w = {.s = s};
@@ -646,7 +649,7 @@ static bool sweep(struct server *s)
 
 	while ((w.i = table_get_unwanted(s->table, slot))) {
 		slot = w.i->slot;
-		(void) ext4_image_inodes(w.i->ext4, s->janitor_scratch, sweep_inode, &w);
+		(void)ext4_image_inodes(w.i->ext4, s->janitor_scratch, sweep_inode, &w);
 		table_put(s->table, w.i);
 	}
 	return slot != 0;
@@ -664,7 +667,7 @@ static void wait_for_work(struct server *s)
 	t.tv_sec += s->sweep_pause;
 	if (s->sweep_pause < SWEEP_PAUSE_MAX)
 		s->sweep_pause *= 2;
-	(void) pthread_cond_timedwait(&s->wake, &s->lock, &t);
+	(void)pthread_cond_timedwait(&s->wake, &s->lock, &t);
 }
 
 /* Evictions at once, sweeps after a pause that grows while they find no end. */
@@ -681,7 +684,7 @@ static void *janitor_main(void *arg)
 		s->sweep = s->sweep && !sweeping;
 		pthread_mutex_unlock(&s->lock);
 		if (name)
-			(void) fuse_lowlevel_notify_inval_entry(
+			(void)fuse_lowlevel_notify_inval_entry(
 				s->session, FUSE_ROOT_ID, name, strlen(name));
 		bool more = name || (sweeping && sweep(s));
 		pthread_mutex_lock(&s->lock);
@@ -726,7 +729,7 @@ int server_new(const struct server_options *o, struct server **ret, struct bange
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	struct server *s = calloc(1, sizeof(*s));
-	unsigned cpus = (unsigned) get_nprocs();
+	unsigned cpus = (unsigned)get_nprocs();
 
 	if (!s)
 		return banger_error_oom(err);
@@ -769,7 +772,7 @@ int server_prepare(struct server *s, struct banger_error *err)
 		struct worker *w = &s->workers[k];
 		w->s = s;
 		w->scratch = ext4_scratch_new();
-		if (!w->scratch || posix_memalign((void **) &w->buf, 4096, READ_MAX) != 0)
+		if (!w->scratch || posix_memalign((void **)&w->buf, 4096, READ_MAX) != 0)
 			return banger_error_oom(err);
 	}
 	return 0;
@@ -818,8 +821,10 @@ void server_free(struct server *s)
 	ahead_free(s->ahead);
 	while (s->evict_count)
 		free(s->evict[--s->evict_count]);
-	if (s->session)
+	if (s->session) {
+		fuse_session_unmount(s->session);
 		fuse_session_destroy(s->session);
+	}
 	pthread_cond_destroy(&s->wake);
 	pthread_mutex_destroy(&s->lock);
 	free(s);

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Three hash tables over one set of entries: by name, by slot, by id. They grow together. A fourth list,
- * in order of arrival with holes where images were removed, is what a listing of rootfs/ walks: an
- * entry's number in it (seq) is the position in the listing, and stays valid whatever comes and goes.
+ * Three hash tables over one set of entries: by name, by slot, by id. They grow together. A fourth
+ * list, in order of arrival with holes where images were removed, is what a listing of rootfs/
+ * walks: an entry's number in it (seq) is the position in the listing, and stays valid whatever
+ * comes and goes.
  *
  * An entry lives while it is in the model, or is in use, or the kernel has references to it. `refs`
- * counts the last two as they change together with the open image: it may only be closed, and an entry
- * out of the model only be freed, when both are zero; both are looked at under the mutex alone.
+ * counts the last two as they change together with the open image: it may only be closed, and an
+ * entry out of the model only be freed, when both are zero; both are looked at under the mutex
+ * alone.
  *
- * Opening happens outside the mutex: the first user marks the entry, others wait for the mark to go.
- * A failed opening is not remembered.
+ * Opening happens outside the mutex: the first user marks the entry, others wait for the mark to
+ * go. A failed opening is not remembered.
  *
- * Every second or so a use of an image looks whether its file still is what was opened. Published files
- * do not change; one that did makes every cache wrong, so its image is refused from then on.
+ * Every second or so a use of an image looks whether its file still is what was opened. Published
+ * files do not change; one that did makes every cache wrong, so its image is refused from then on.
  */
 #include <banger/log.h>
 #include <pthread.h>
@@ -27,7 +29,7 @@
 struct entry {
 	struct image pub;
 	struct entry *by_name, *by_slot, *by_id; /* chains */
-	struct entry *open_prev, *open_next;	 /* the open ones */
+	struct entry *open_prev, *open_next;     /* the open ones */
 	uint64_t id_bits, seq, epoch;
 	_Atomic uint64_t lookups;
 	uint64_t last_use;
@@ -63,7 +65,7 @@ static uint64_t hash_name(const char *s)
 	uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
 
 	for (; *s; s++)
-		h = (h ^ (unsigned char) *s) * 0x100000001b3u;
+		h = (h ^ (unsigned char)*s) * 0x100000001b3u;
 	return h ^ h >> 32;
 }
 
@@ -212,7 +214,7 @@ static size_t order_after(const struct table *t, uint64_t seq)
 
 static uint32_t choose_slot(struct table *t, uint64_t id)
 {
-	uint32_t slot = (uint32_t) (id >> 33);
+	uint32_t slot = (uint32_t)(id >> 33);
 
 	while (!slot || find_slot(t, slot))
 		slot = (slot + 1) & 0x7fffffff;
@@ -267,7 +269,7 @@ static void open_link(struct table *t, struct entry *e)
 static bool idle(const struct entry *e)
 {
 	return !e->users && !e->opening &&
-		atomic_load_explicit(&e->lookups, memory_order_acquire) == 0;
+	       atomic_load_explicit(&e->lookups, memory_order_acquire) == 0;
 }
 
 static void close_image(struct table *t, struct entry *e)
@@ -402,8 +404,8 @@ static void touch(struct table *t)
 	t->mtime_us = now > t->mtime_us ? now : t->mtime_us + 1;
 }
 
-int table_apply(struct table *t, const struct table_change *c, size_t n, table_stale_fn *fn,
-	void *arg)
+int table_apply(
+	struct table *t, const struct table_change *c, size_t n, table_stale_fn *fn, void *arg)
 {
 	struct stale stale = {0};
 	int r = 0;
@@ -486,7 +488,8 @@ static void make_room(struct table *t, char **ret_evict)
 	for (struct entry *e = t->open_head; e; e = e->open_next) {
 		if (idle(e) && (!oldest || e->last_use < oldest->last_use))
 			oldest = e;
-		else if (!e->users && e->name && !e->evicting && (!held || e->last_use < held->last_use))
+		else if (!e->users && e->name && !e->evicting &&
+			 (!held || e->last_use < held->last_use))
 			held = e;
 	}
 	if (oldest)
@@ -501,7 +504,8 @@ static int open_file(struct table *t, struct entry *e, struct ext4_image **ret)
 	int fd = t->o.open(t->o.arg, e->id), r = fd;
 
 	if (fd < 0) {
-		log_warn("image cannot be opened", KV_S("image", e->id), KV_S("error", strerror(-fd)));
+		log_warn("image cannot be opened", KV_S("image", e->id),
+			KV_S("error", strerror(-fd)));
 		return r == -ENFILE || r == -EMFILE ? -ENFILE : -EIO;
 	}
 	r = ext4_image_open(fd, ret, &err);
@@ -549,8 +553,7 @@ static bool still_same(struct entry *e)
 
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
 	us = now.tv_sec * 1000000 + now.tv_nsec / 1000;
-	if (us - last < CHECK_US ||
-		!atomic_compare_exchange_strong(&e->checked_us, &last, us))
+	if (us - last < CHECK_US || !atomic_compare_exchange_strong(&e->checked_us, &last, us))
 		return true;
 	return ext4_image_unchanged(e->pub.ext4);
 }
@@ -612,7 +615,8 @@ struct image *table_get_unwanted(struct table *t, uint32_t after)
 
 	pthread_mutex_lock(&t->lock);
 	for (struct entry *e = t->open_head; e; e = e->open_next)
-		if ((!e->in_model || e->evicting) && e->pub.slot > after && (!best || e->pub.slot < best->pub.slot))
+		if ((!e->in_model || e->evicting) && e->pub.slot > after &&
+			(!best || e->pub.slot < best->pub.slot))
 			best = e;
 	if (best)
 		best->users++;
@@ -622,7 +626,7 @@ struct image *table_get_unwanted(struct table *t, uint32_t after)
 
 void table_put(struct table *t, struct image *i)
 {
-	struct entry *e = (struct entry *) i; /* it begins with it */
+	struct entry *e = (struct entry *)i; /* it begins with it */
 
 	pthread_mutex_lock(&t->lock);
 	e->users--;
@@ -632,7 +636,7 @@ void table_put(struct table *t, struct image *i)
 
 void table_referenced(struct image *i, uint64_t n)
 {
-	atomic_fetch_add(&((struct entry *) i)->lookups, n);
+	atomic_fetch_add(&((struct entry *)i)->lookups, n);
 }
 
 void table_forget(struct table *t, uint32_t slot, uint64_t n)

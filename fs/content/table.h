@@ -2,15 +2,16 @@
 /*
  * Which images there are, and which of them are open.
  *
- * Per published image the table keeps its id, its name and a slot: a number of 31 bits, never shared by
- * two images that are known at the same time, and the same for an image in each run as long as no two
- * ids begin alike. Node and inode numbers under rootfs/ are slot << 32 | ext4 inode: one image's files
- * are never mistaken for another's, not by the kernel's caches and not by a tar that looks for hard links.
+ * Per published image the table keeps its id, its name and a slot: a number of 31 bits, never
+ * shared by two images that are known at the same time, and the same for an image in each run as
+ * long as no two ids begin alike. Node and inode numbers under rootfs/ are slot << 32 | ext4 inode:
+ * one image's files are never mistaken for another's, not by the kernel's caches and not by a tar
+ * that looks for hard links.
  *
- * An image is opened when somebody first looks it up. It stays open while the kernel holds references to
- * its nodes (lookups that were not yet forgotten), also after it was renamed or deleted, and is closed
- * when there are none and other images want its place. When more are referenced than should be open at
- * once, `evict` is asked to make the kernel let go of one.
+ * An image is opened when somebody first looks it up. It stays open while the kernel holds
+ * references to its nodes (lookups that were not yet forgotten), also after it was renamed or
+ * deleted, and is closed when there are none and other images want its place. When more are
+ * referenced than should be open at once, `evict` is asked to make the kernel let go of one.
  *
  * One writer (table_apply, table_snapshot_*), any number of readers. One mutex, held for a few
  * instructions; never while a file is opened or read.
@@ -42,11 +43,11 @@ void table_free(struct table *t); /* nobody may be using it */
 struct table_change {
 	const char *id, *name;
 };
-/* Apply changes in one step. `stale` is called, after it and with nothing held, with each name whose
- * entry the kernel must forget: what was there is gone or is another image now. */
+/* Apply changes in one step. `stale` is called, after it and with nothing held, with each name
+ * whose entry the kernel must forget: what was there is gone or is another image now. */
 typedef void table_stale_fn(void *arg, const char *name);
-int table_apply(struct table *t, const struct table_change *c, size_t n, table_stale_fn *stale,
-	void *arg);
+int table_apply(
+	struct table *t, const struct table_change *c, size_t n, table_stale_fn *stale, void *arg);
 /* A new snapshot: between _begin and _end every image there is gets applied once; _end removes the
  * others. */
 void table_snapshot_begin(struct table *t);

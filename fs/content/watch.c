@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Of all that the registry tells, only the published images matter here, and of those only id and name:
- * an image in any other state is as good as gone. Each event is applied as it comes, in one step, then
- * the kernel is told what became stale, then the generation is passed on; so who waits for a generation
- * finds the kernel without old entries.
+ * Of all that the registry tells, only the published images matter here, and of those only id and
+ * name: an image in any other state is as good as gone. Each event is applied as it comes, in one
+ * step, then the kernel is told what became stale, then the generation is passed on; so who waits
+ * for a generation finds the kernel without old entries.
  *
- * After a reconnect the snapshot is compared with the table: what did not come again is removed, what
- * has another name is renamed, and only those entries become stale.
+ * After a reconnect the snapshot is compared with the table: what did not come again is removed,
+ * what has another name is renamed, and only those entries become stale.
  */
 #include <banger/client.h>
 #include <banger/log.h>
@@ -28,8 +28,8 @@ struct watch {
 };
 
 /* Ask for the stream; *ret_images is the images directory. */
-static int subscribe(const char *socket, struct banger_client **ret, int *ret_images,
-	struct banger_error *err)
+static int subscribe(
+	const char *socket, struct banger_client **ret, int *ret_images, struct banger_error *err)
 {
 	_cleanup_client_ struct banger_client *c = NULL;
 	int fds[3] = {-1, -1, -1};
@@ -44,8 +44,8 @@ static int subscribe(const char *socket, struct banger_client **ret, int *ret_im
 	for (size_t k = 1; k < n; k++)
 		close(fds[k]);
 	if (n == 0)
-		return banger_error_set(err, BANGER_DENIED,
-			"bangerd does not hand its directories to this user");
+		return banger_error_set(
+			err, BANGER_DENIED, "bangerd does not hand its directories to this user");
 	*ret = TAKE_PTR(c);
 	*ret_images = fds[0];
 	return 0;
@@ -89,7 +89,7 @@ int watch_open_image(void *arg, const char *id)
 	char path[BANGER_ID_LEN + sizeof("/rootfs.ext4")];
 	int fd;
 
-	(void) snprintf(path, sizeof(path), "%.*s/rootfs.ext4", BANGER_ID_LEN, id);
+	(void)snprintf(path, sizeof(path), "%.*s/rootfs.ext4", BANGER_ID_LEN, id);
 	fd = openat(w->images, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	return fd < 0 ? -errno : fd;
 }
@@ -195,14 +195,14 @@ static bool same_directory(int a, int b)
 	struct stat x, y;
 
 	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev &&
-		x.st_ino == y.st_ino;
+	       x.st_ino == y.st_ino;
 }
 
 static void pause_ms(unsigned ms)
 {
-	struct timespec t = {ms / 1000, (long) (ms % 1000) * 1000000};
+	struct timespec t = {ms / 1000, (long)(ms % 1000) * 1000000};
 
-	(void) nanosleep(&t, NULL);
+	(void)nanosleep(&t, NULL);
 }
 
 /* Connect again and take the new snapshot. false: it is another registry. */

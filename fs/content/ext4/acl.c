@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * POSIX ACLs. On disk ext4 packs one into a version word (1) and entries of tag and permissions, with an
- * id only for named users and groups; getxattr(2) gives the form of linux/posix_acl_xattr.h: version 2
- * and entries of tag, permissions and id, the id being -1 where there is none. An ACL is shown entry by
- * entry as it was stored; what is not one is damage.
+ * POSIX ACLs. On disk ext4 packs one into a version word (1) and entries of tag and permissions,
+ * with an id only for named users and groups; getxattr(2) gives the form of
+ * linux/posix_acl_xattr.h: version 2 and entries of tag, permissions and id, the id being -1 where
+ * there is none. An ACL is shown entry by entry as it was stored; what is not one is damage.
  */
 #include <linux/posix_acl.h>
 #include <linux/posix_acl_xattr.h>
@@ -20,7 +20,7 @@ static bool has_id(uint16_t tag)
 static bool tag_known(uint16_t tag)
 {
 	return has_id(tag) || tag == ACL_USER_OBJ || tag == ACL_GROUP_OBJ || tag == ACL_MASK ||
-		tag == ACL_OTHER;
+	       tag == ACL_OTHER;
 }
 
 static void put_le16(uint8_t *p, uint16_t v)
@@ -50,7 +50,7 @@ ssize_t ext4_acl_convert(struct ext4_scratch *s, uint32_t ino, const uint8_t *di
 		if (!tag_known(tag) || len - in < entry)
 			return ext4_damaged(s, "inode %u: an ACL that is not one", ino);
 		if (size >= out + sizeof(struct posix_acl_xattr_entry)) {
-			uint8_t *p = (uint8_t *) buf + out;
+			uint8_t *p = (uint8_t *)buf + out;
 			put_le16(p, tag);
 			put_le16(p + 2, le16(disk + in + 2));
 			put_le32(p + 4, has_id(tag) ? le32(disk + in + 4) : ACL_UNDEFINED_ID);
@@ -58,5 +58,5 @@ ssize_t ext4_acl_convert(struct ext4_scratch *s, uint32_t ino, const uint8_t *di
 		in += entry;
 		out += sizeof(struct posix_acl_xattr_entry);
 	}
-	return size && size < out ? -ERANGE : (ssize_t) out;
+	return size && size < out ? -ERANGE : (ssize_t)out;
 }

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Directories as rows of blocks. A directory with an index is such a row too: its leaves hold the
- * entries, its index blocks look like empty ones. So listing goes through the blocks in order, which
- * makes every position in them a cookie that stays valid and follows the order on disk; the index is for
- * lookups only (htree.c).
+ * entries, its index blocks look like empty ones. So listing goes through the blocks in order,
+ * which makes every position in them a cookie that stays valid and follows the order on disk; the
+ * index is for lookups only (htree.c).
  *
- * A record must be long enough for its name, a multiple of four, and end inside its block. "." and ".."
- * are the first two records and nowhere else. A name with '/' or NUL in it is damage.
+ * A record must be long enough for its name, a multiple of four, and end inside its block. "." and
+ * ".." are the first two records and nowhere else. A name with '/' or NUL in it is damage.
  *
- * Positions: block number << block_bits plus the offset in it. For inline data: 0 and 1 are before "."
- * and "..", then 4 + the offset in the first part (i_block after the parent's number), then 4096 + the
- * offset in the second (the attribute system.data). Once a damaged block was passed, positions carry
- * PASSED_DAMAGE, so that a listing in several calls shows what is sound and still ends with an error.
+ * Positions: block number << block_bits plus the offset in it. For inline data: 0 and 1 are before
+ * "." and "..", then 4 + the offset in the first part (i_block after the parent's number), then
+ * 4096 + the offset in the second (the attribute system.data). Once a damaged block was passed,
+ * positions carry PASSED_DAMAGE, so that a listing in several calls shows what is sound and still
+ * ends with an error.
  */
 #include "internal.h"
 
@@ -44,7 +45,8 @@ int ext4_records_next(const struct ext4_image *img, struct ext4_scratch *s, uint
 	while (r->len - r->off >= HEADER) {
 		const uint8_t *p = r->buf + r->off;
 		uint32_t len = record_len(img, p), name = p[6], ino = le32(p);
-		if (len < HEADER || len % 4 || len > r->len - r->off || (ino && HEADER + name > len))
+		if (len < HEADER || len % 4 || len > r->len - r->off ||
+			(ino && HEADER + name > len))
 			return ext4_damaged(s, "directory %u: a record of %u bytes", dir_ino, len);
 		r->off += len;
 		if (!ino)
@@ -54,7 +56,7 @@ int ext4_records_next(const struct ext4_image *img, struct ext4_scratch *s, uint
 		ret->next = r->off;
 		ret->ino = ino;
 		ret->type = type_of(img, p[7]);
-		ret->len = (uint8_t) name;
+		ret->len = (uint8_t)name;
 		memcpy(ret->name, p + HEADER, name);
 		ret->name[name] = '\0';
 		return 1;
@@ -80,8 +82,8 @@ static uint32_t index_offset(const struct ext4_image *img, const uint8_t *b)
 	return 0;
 }
 
-static bool index_csum_ok(const struct ext4_image *img, const struct ext4_inode *dir,
-	const uint8_t *b, uint32_t at)
+static bool index_csum_ok(
+	const struct ext4_image *img, const struct ext4_inode *dir, const uint8_t *b, uint32_t at)
 {
 	static const uint8_t zero[4];
 	uint32_t limit = le16(b + at), count = le16(b + at + 2), tail = at + limit * 8, c;
@@ -110,7 +112,7 @@ int ext4_dir_block(struct ext4_image *img, struct ext4_scratch *s, const struct 
 		return r;
 	if (!run.pblk)
 		return ext4_damaged(s, "directory %u: block %llu is missing", dir->ino,
-			(unsigned long long) lblk);
+			(unsigned long long)lblk);
 	r = ext4_read_block(img, s, run.pblk, s->dir, "a directory block", dir->ino);
 	if (r < 0)
 		return r;
@@ -119,11 +121,10 @@ int ext4_dir_block(struct ext4_image *img, struct ext4_scratch *s, const struct 
 	if (!img->csum)
 		return 0;
 	if (at ? !index_csum_ok(img, dir, s->dir, at)
-	       : !has_tail(img, s->dir) ||
-				csum32(dir->csum_seed, s->dir, img->block_size - TAIL) !=
-					le32(s->dir + img->block_size - 4))
+	       : !has_tail(img, s->dir) || csum32(dir->csum_seed, s->dir, img->block_size - TAIL) !=
+						   le32(s->dir + img->block_size - 4))
 		return ext4_damaged(s, "directory %u: block %llu has a wrong checksum", dir->ino,
-			(unsigned long long) lblk);
+			(unsigned long long)lblk);
 	return 0;
 }
 
@@ -139,7 +140,7 @@ struct listing {
 	ext4_dirent_fn *fn;
 	void *arg;
 	uint64_t given; /* entries handed out in this call */
-	bool damaged;	/* in this call or an earlier one */
+	bool damaged;   /* in this call or an earlier one */
 };
 
 static int give(struct listing *l, struct ext4_dirent *e)
@@ -166,7 +167,8 @@ static int list_records(struct listing *l, const uint8_t *buf, uint32_t len, uin
 	for (unsigned k = 0; (n = ext4_records_next(l->img, l->s, l->dir->ino, &r, &e)) > 0; k++) {
 		const char *dot = k == 0 ? "." : "..";
 		if (dots && k < 2 ? strcmp(e.name, dot) != 0 : is_dot(&e))
-			return ext4_damaged(l->s, "directory %u: \"%s\" out of place", l->dir->ino, e.name);
+			return ext4_damaged(
+				l->s, "directory %u: \"%s\" out of place", l->dir->ino, e.name);
 		if (e.next <= skip)
 			continue;
 		e.next += base;
@@ -182,7 +184,8 @@ static void blocks_ahead(struct listing *l, uint64_t lblk, uint64_t end)
 {
 	struct ext4_run run;
 
-	if (end - lblk < 2 || lblk % 64 || ext4_map(l->img, l->s, l->dir, lblk, &run) < 0 || !run.pblk)
+	if (end - lblk < 2 || lblk % 64 || ext4_map(l->img, l->s, l->dir, lblk, &run) < 0 ||
+		!run.pblk)
 		return;
 	if (run.len > 64)
 		run.len = 64;
@@ -205,7 +208,7 @@ static int list_blocks(struct listing *l, uint64_t pos)
 {
 	const struct ext4_image *img = l->img;
 	uint64_t lblk = pos >> img->block_bits, end = ext4_dir_blocks(img, l->dir);
-	uint32_t skip = (uint32_t) (pos & (img->block_size - 1));
+	uint32_t skip = (uint32_t)(pos & (img->block_size - 1));
 
 	for (uint64_t scanned = 0; lblk < end; lblk++, skip = 0) {
 		if (scanned++ == EXT4_SCAN_MAX)
@@ -224,7 +227,7 @@ static int give_dot(struct listing *l, const char *name, uint32_t ino, uint64_t 
 {
 	struct ext4_dirent e = {.next = next, .ino = ino, .type = DT_DIR};
 
-	e.len = (uint8_t) strlen(name);
+	e.len = (uint8_t)strlen(name);
 	memcpy(e.name, name, e.len + 1u);
 	return give(l, &e);
 }
@@ -237,20 +240,20 @@ static int list_inline(struct listing *l, uint64_t pos)
 	int r = 0;
 
 	if (l->dir->size < len + 4)
-		len = l->dir->size < 4 ? 0 : (uint32_t) l->dir->size - 4;
+		len = l->dir->size < 4 ? 0 : (uint32_t)l->dir->size - 4;
 	if (pos < 1)
 		r = give_dot(l, ".", l->dir->ino, 1);
 	if (r == 0 && pos < 2)
 		r = give_dot(l, "..", le32(l->dir->block), 4);
 	if (r == 0 && pos < INLINE_SECOND)
-		r = list_records(l, first, len, pos < 4 ? 0 : (uint32_t) pos - 4, 4, false);
+		r = list_records(l, first, len, pos < 4 ? 0 : (uint32_t)pos - 4, 4, false);
 	if (r == 0)
 		r = ext4_inline_rest(l->img, l->s, l->dir, &rest, &rest_len);
 	if (r || !rest_len)
 		return r;
 	memcpy(l->s->dir, rest, rest_len); /* fn may read inodes into the buffer that rest is in */
-	return list_records(l, l->s->dir, (uint32_t) rest_len,
-		pos > INLINE_SECOND ? (uint32_t) (pos - INLINE_SECOND) : 0, INLINE_SECOND, false);
+	return list_records(l, l->s->dir, (uint32_t)rest_len,
+		pos > INLINE_SECOND ? (uint32_t)(pos - INLINE_SECOND) : 0, INLINE_SECOND, false);
 }
 
 /* 1: fn has stopped; 0: the end; damage only when there is nothing else to say. */
@@ -287,8 +290,8 @@ bool ext4_name_equal(const struct ext4_image *img, const struct ext4_inode *dir,
 	if (e->len == len && memcmp(e->name, name, len) == 0)
 		return true;
 	return dir->flags & EXT4_CASEFOLD_FL && img->encoding &&
-		ext2fs_casefold_cmp(img->encoding, (const unsigned char *) e->name, e->len,
-			(const unsigned char *) name, len) == 0;
+	       ext2fs_casefold_cmp(img->encoding, (const unsigned char *)e->name, e->len,
+		       (const unsigned char *)name, len) == 0;
 }
 
 struct scan {

@@ -2,20 +2,22 @@
 /*
  * A reader of ext2, ext3 and ext4 images that trusts nothing in them.
  *
- * Superblock and group descriptors are read, checked and summed by libext2fs when an image is opened,
- * as are names' hashes and case folding later. What is read while people wait (inodes, extents, block
- * maps, directories, attributes) is parsed here, out of blocks that pread(2) copied, because a libext2fs
- * handle is for one thread at a time and stops at the first oddity; here any number of threads read one
- * image, which never changes after it was opened, each with an ext4_scratch of its own.
+ * Superblock and group descriptors are read, checked and summed by libext2fs when an image is
+ * opened, as are names' hashes and case folding later. What is read while people wait (inodes,
+ * extents, block maps, directories, attributes) is parsed here, out of blocks that pread(2) copied,
+ * because a libext2fs handle is for one thread at a time and stops at the first oddity; here any
+ * number of threads read one image, which never changes after it was opened, each with an
+ * ext4_scratch of its own.
  *
- * What the layout is: kernel documentation, filesystems/ext4/. What counts as damage: what the kernel's
- * ext4 refuses (checksums, magic numbers, order and bounds of extents, records that do not fit, inode
- * numbers that no directory may name, blocks outside the device or in its own metadata). Damage is
- * -EUCLEAN for the one thing that is damaged; ext4_scratch_why() then says what it was, for a log. An
- * unreadable image file is -EIO, encrypted contents and names are -ENOKEY. Work is bounded: trees by
- * their depth, scans by EXT4_SCAN_MAX, memory by the scratch.
+ * What the layout is: kernel documentation, filesystems/ext4/. What counts as damage: what the
+ * kernel's ext4 refuses (checksums, magic numbers, order and bounds of extents, records that do not
+ * fit, inode numbers that no directory may name, blocks outside the device or in its own metadata).
+ * Damage is -EUCLEAN for the one thing that is damaged; ext4_scratch_why() then says what it was,
+ * for a log. An unreadable image file is -EIO, encrypted contents and names are -ENOKEY. Work is
+ * bounded: trees by their depth, scans by EXT4_SCAN_MAX, memory by the scratch.
  *
- * No function here takes a lock or keeps state in the image but a bitmap of read-ahead already asked for.
+ * No function here takes a lock or keeps state in the image but a bitmap of read-ahead already
+ * asked for.
  */
 #ifndef FS_CONTENT_EXT4_H
 #define FS_CONTENT_EXT4_H
@@ -27,7 +29,7 @@
 #include <sys/statvfs.h>
 
 #define EXT4_ROOT 2
-#define EXT4_SCAN_MAX 65536 /* directory blocks without a result after which a scan is damage */
+#define EXT4_SCAN_MAX 65536  /* directory blocks without a result after which a scan is damage */
 #define EXT4_XATTR_MAX 65536 /* of a value, and of a list of names: the kernel's own limits */
 
 struct ext4_image;
@@ -55,17 +57,18 @@ struct ext4_inode {
 	uint32_t links;
 	uint16_t mode, extra_isize;
 	uint64_t size, blocks; /* blocks of 512 bytes, as in stat */
-	uint64_t rdev;	       /* dev_t; 0 unless a device */
+	uint64_t rdev;         /* dev_t; 0 unless a device */
 	uint64_t acl_block;    /* block of attributes, 0: none */
 	struct timespec atime, mtime, ctime;
 	uint32_t csum_seed; /* of what belongs to this inode */
-	uint8_t block[60];  /* i_block: extents, block map, a symlink's target, inline data, device */
+	uint8_t block[60];  /* i_block: extents, block map, a symlink's target, inline data, device
+			     */
 };
 
 /* The inode that a directory names as `ino`: -EUCLEAN also for one that no directory may name
  * (reserved, deleted, beyond the last, an attribute's). */
-int ext4_inode_get(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino,
-	struct ext4_inode *ret);
+int ext4_inode_get(
+	struct ext4_image *img, struct ext4_scratch *s, uint32_t ino, struct ext4_inode *ret);
 /* st_ino is the ext4 inode number; st_dev is 0. */
 void ext4_inode_stat(const struct ext4_image *img, const struct ext4_inode *i, struct stat *ret);
 
@@ -81,14 +84,14 @@ struct ext4_dirent {
 	uint8_t len;
 	char name[256]; /* NUL-terminated; neither empty nor with '/' or NUL in it */
 };
-/* Return 0 to go on, 1 to stop before this entry (it is not consumed). Of the functions that take the
- * scratch, the callback may call ext4_inode_get() only. */
+/* Return 0 to go on, 1 to stop before this entry (it is not consumed). Of the functions that take
+ * the scratch, the callback may call ext4_inode_get() only. */
 typedef int ext4_dirent_fn(void *arg, const struct ext4_dirent *e);
 
 /* The entries from position pos on (0: the start), in the order of the directory's blocks, "." and
  * ".." first. Any pos is taken: one inside an entry goes on after it. 0: fn stopped, or the end was
- * reached. Damaged blocks are left out; that there were some comes as -EUCLEAN at the end, from a call
- * that has no entry to give (positions carry it from call to call). */
+ * reached. Damaged blocks are left out; that there were some comes as -EUCLEAN at the end, from a
+ * call that has no entry to give (positions carry it from call to call). */
 int ext4_readdir(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *dir,
 	uint64_t pos, ext4_dirent_fn *fn, void *arg);
 
@@ -110,8 +113,8 @@ ssize_t ext4_read(struct ext4_image *img, struct ext4_scratch *s, const struct e
 int64_t ext4_seek(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i,
 	uint64_t off, bool hole);
 /* The target, NUL-terminated, at most PATH_MAX with it. */
-int ext4_readlink(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i,
-	char ret[4096]);
+int ext4_readlink(
+	struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i, char ret[4096]);
 
 /* The names ("user.a", each with its NUL) in on-disk order, all namespaces; the size, or -ERANGE
  * when larger than `size`. size 0 asks for the size. */
@@ -124,15 +127,15 @@ ssize_t ext4_xattr_get(struct ext4_image *img, struct ext4_scratch *s, const str
  * "security.selinux")? Looks at all inodes once: 1, 0, or -EOVERFLOW when there are too many. */
 int ext4_image_has_xattr(struct ext4_image *img, struct ext4_scratch *s, const char *prefix);
 
-/* Every inode in use, in order, until fn returns other than 0, which is returned. Damaged ones are left
- * out. 0: the end; -EOVERFLOW: there are too many to look at. fn may use the scratch for anything but
- * ext4_image_inodes(). */
+/* Every inode in use, in order, until fn returns other than 0, which is returned. Damaged ones are
+ * left out. 0: the end; -EOVERFLOW: there are too many to look at. fn may use the scratch for
+ * anything but ext4_image_inodes(). */
 typedef int ext4_inode_fn(void *arg, const struct ext4_inode *i);
 int ext4_image_inodes(struct ext4_image *img, struct ext4_scratch *s, ext4_inode_fn *fn, void *arg);
 
-/* Tell the kernel what will be read soon: the blocks of this directory or the start of this file, as
- * far as the inode itself names them (no tree is walked); at most `max` bytes. The ranges, for callers
- * that sort and merge them: up to n of them into ret; the count. */
+/* Tell the kernel what will be read soon: the blocks of this directory or the start of this file,
+ * as far as the inode itself names them (no tree is walked); at most `max` bytes. The ranges, for
+ * callers that sort and merge them: up to n of them into ret; the count. */
 struct ext4_range {
 	uint64_t off, len;
 };

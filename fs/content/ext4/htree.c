@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Lookup by a directory's index: a tree of hashes, at most three levels of index blocks over the leaves.
- * Names of one hash may go on in the next leaf, which the low bit of that leaf's hash says.
+ * Lookup by a directory's index: a tree of hashes, at most three levels of index blocks over the
+ * leaves. Names of one hash may go on in the next leaf, which the low bit of that leaf's hash says.
  *
- * Only one block is held at a time; the way down is remembered as block numbers and positions, and an
- * index block is read again to go on to its next entry. Whatever is wrong with the index is answered
- * with -EAGAIN: the caller then scans the leaves, which does not need it.
+ * Only one block is held at a time; the way down is remembered as block numbers and positions, and
+ * an index block is read again to go on to its next entry. Whatever is wrong with the index is
+ * answered with -EAGAIN: the caller then scans the leaves, which does not need it.
  *
  * References: kernel documentation, filesystems/ext4/directory ("Hash Tree Directories").
  */
@@ -79,9 +79,9 @@ static int name_hash(const struct ext4_image *img, const struct ext4_inode *dir,
 
 	if (version > EXT2_HASH_TEA)
 		return -EAGAIN;
-	version = (uint8_t) (version + img->hash_unsigned);
-	if (ext2fs_dirhash2(version, name, (int) len, img->encoding,
-		    (int) (dir->flags & EXT4_CASEFOLD_FL), img->hash_seed, &hash, &minor))
+	version = (uint8_t)(version + img->hash_unsigned);
+	if (ext2fs_dirhash2(version, name, (int)len, img->encoding,
+		    (int)(dir->flags & EXT4_CASEFOLD_FL), img->hash_seed, &hash, &minor))
 		return -EAGAIN;
 	*ret = hash == HASH_EOF ? HASH_EOF - 2 : hash;
 	return 0;
@@ -104,8 +104,8 @@ static int start(struct walk *w, const char *name, size_t len)
 	return r;
 }
 
-/* The leaf under entry k of level `from`, whose block is loaded; below it the first entries (first) or
- * those of the hash. */
+/* The leaf under entry k of level `from`, whose block is loaded; below it the first entries (first)
+ * or those of the hash. */
 static int down(struct walk *w, uint32_t from, bool first, uint32_t *ret_leaf)
 {
 	uint32_t next = block_at(w, &w->level[from]);
@@ -142,8 +142,8 @@ static int next_leaf(struct walk *w, uint32_t *ret_leaf)
 }
 
 /* 1 and *ret_ino, 0: not in this leaf. */
-static int search_leaf(struct walk *w, uint32_t leaf, const char *name, size_t len,
-	uint32_t *ret_ino)
+static int search_leaf(
+	struct walk *w, uint32_t leaf, const char *name, size_t len, uint32_t *ret_ino)
 {
 	struct ext4_records records = {.buf = w->s->dir, .len = w->img->block_size};
 	enum ext4_dir_block kind;

@@ -3,13 +3,14 @@
  * Opening an image.
  *
  * libext2fs reads and checks the superblock and the group descriptors, with their checksums; before
- * that, the few superblock fields that decide how much it would allocate are bounded by the size of the
- * file, so that a lie costs nothing. Then what reading needs is copied out (per group: where the inode
- * table is) and the library's handle is closed again: an open image is a few hundred bytes and 16 per
- * group, and nothing of it is written to afterwards but the read-ahead bitmap.
+ * that, the few superblock fields that decide how much it would allocate are bounded by the size of
+ * the file, so that a lie costs nothing. Then what reading needs is copied out (per group: where
+ * the inode table is) and the library's handle is closed again: an open image is a few hundred
+ * bytes and 16 per group, and nothing of it is written to afterwards but the read-ahead bitmap.
  *
- * The zones are the blocks of the filesystem's own metadata (superblocks, descriptors, bitmaps, inode
- * tables, the journal). An extent that points into one is damage: the kernel's ext4 says so too.
+ * The zones are the blocks of the filesystem's own metadata (superblocks, descriptors, bitmaps,
+ * inode tables, the journal). An extent that points into one is damage: the kernel's ext4 says so
+ * too.
  */
 #include <stdio.h>
 
@@ -35,7 +36,7 @@ void ext4_note(struct ext4_scratch *s, const char *fmt, ...)
 
 	va_start(ap, fmt);
 	if (s)
-		(void) vsnprintf(s->why, sizeof(s->why), fmt, ap);
+		(void)vsnprintf(s->why, sizeof(s->why), fmt, ap);
 	va_end(ap);
 }
 
@@ -89,15 +90,16 @@ static int check_super(const struct ext4_image *img, const uint8_t *sb, struct b
 
 	if (le16(sb + 56) != EXT2_SUPER_MAGIC)
 		return banger_error_set(err, BANGER_CORRUPT, "it has no ext4 superblock");
-	if (incompat & ~(uint32_t) INCOMPAT_KNOWN)
+	if (incompat & ~(uint32_t)INCOMPAT_KNOWN)
 		return banger_error_set(err, BANGER_UNSUPPORTED,
 			"it uses a feature that is not known here (incompat 0x%x)",
-			incompat & ~(uint32_t) INCOMPAT_KNOWN);
+			incompat & ~(uint32_t)INCOMPAT_KNOWN);
 	if (incompat & EXT3_FEATURE_INCOMPAT_RECOVER)
 		return banger_error_set(err, BANGER_CORRUPT,
-			"its journal was not replayed: it was not unmounted (e2fsck -p repairs that)");
+			"its journal was not replayed: it was not unmounted (e2fsck -p repairs "
+			"that)");
 	if (incompat & EXT4_FEATURE_INCOMPAT_64BIT) {
-		blocks |= (uint64_t) le32(sb + 336) << 32;
+		blocks |= (uint64_t)le32(sb + 336) << 32;
 		desc = le16(sb + 254);
 	}
 	if (log_bs > 6 || per_group < 8 || !blocks || blocks >> 48 || desc > 1024)
@@ -105,11 +107,11 @@ static int check_super(const struct ext4_image *img, const uint8_t *sb, struct b
 	if (blocks > img->file_size >> (10 + log_bs))
 		return banger_error_set(err, BANGER_CORRUPT,
 			"the filesystem has %llu blocks of %u, the file is shorter",
-			(unsigned long long) blocks, 1024u << log_bs);
+			(unsigned long long)blocks, 1024u << log_bs);
 	groups = blocks / per_group + 1;
 	if (groups * desc > DESCRIPTORS_MAX)
 		return banger_error_set(
-			err, BANGER_CORRUPT, "it has %llu groups", (unsigned long long) groups);
+			err, BANGER_CORRUPT, "it has %llu groups", (unsigned long long)groups);
 	return 0;
 }
 
@@ -118,14 +120,14 @@ static void copy_super(struct ext4_image *img, ext2_filsys fs)
 	struct ext2_super_block *sb = fs->super;
 
 	img->block_size = fs->blocksize;
-	img->block_bits = (uint32_t) EXT2_BLOCK_SIZE_BITS(sb);
+	img->block_bits = (uint32_t)EXT2_BLOCK_SIZE_BITS(sb);
 	img->blocks = ext2fs_blocks_count(sb);
 	img->free_blocks = ext2fs_free_blocks_count(sb);
 	img->first_block = sb->s_first_data_block;
 	img->inodes = sb->s_inodes_count;
 	img->free_inodes = sb->s_free_inodes_count;
 	img->inodes_per_group = sb->s_inodes_per_group;
-	img->inode_size = (uint32_t) EXT2_INODE_SIZE(sb);
+	img->inode_size = (uint32_t)EXT2_INODE_SIZE(sb);
 	img->first_ino = EXT2_FIRST_INO(sb);
 	img->csum_seed = fs->csum_seed;
 	memcpy(img->hash_seed, sb->s_hash_seed, sizeof(img->hash_seed));
@@ -139,7 +141,7 @@ static void copy_super(struct ext4_image *img, ext2_filsys fs)
 	img->dir_index = ext2fs_has_feature_dir_index(sb);
 	img->bigalloc = ext2fs_has_feature_bigalloc(sb);
 	img->cluster_size = fs->blocksize << fs->cluster_ratio_bits;
-	img->overhead = (uint64_t) sb->s_overhead_clusters << fs->cluster_ratio_bits;
+	img->overhead = (uint64_t)sb->s_overhead_clusters << fs->cluster_ratio_bits;
 	img->encoding = fs->encoding;
 	if (ext2fs_has_feature_quota(sb)) {
 		img->special[0] = sb->s_usr_quota_inum;
@@ -154,7 +156,7 @@ static void copy_super(struct ext4_image *img, ext2_filsys fs)
 /* Where the inode tables are, as far as the descriptors are to be believed. */
 static int copy_groups(struct ext4_image *img, ext2_filsys fs)
 {
-	uint64_t table = (uint64_t) img->inodes_per_group * img->inode_size;
+	uint64_t table = (uint64_t)img->inodes_per_group * img->inode_size;
 	uint64_t table_blocks = (table + img->block_size - 1) >> img->block_bits, windows;
 
 	img->group_count = fs->group_desc_count;
@@ -174,13 +176,12 @@ static int copy_groups(struct ext4_image *img, ext2_filsys fs)
 
 		if (!ext2fs_group_desc_csum_verify(fs, g))
 			continue;
-		if (at <= img->first_block || at >= img->blocks ||
-			table_blocks > img->blocks - at)
+		if (at <= img->first_block || at >= img->blocks || table_blocks > img->blocks - at)
 			continue;
 		if (ext2fs_has_group_desc_csum(fs))
 			unused = ext2fs_bg_flags_test(fs, g, EXT2_BG_INODE_UNINIT)
-				? img->inodes_per_group
-				: ext2fs_bg_itable_unused(fs, g);
+					 ? img->inodes_per_group
+					 : ext2fs_bg_itable_unused(fs, g);
 		img->groups[g].itable = at;
 		img->groups[g].used =
 			unused < img->inodes_per_group ? img->inodes_per_group - unused : 0;
@@ -233,11 +234,12 @@ static void zones_sort(struct ext4_image *img)
 /* Kind by kind, because with flex_bg the blocks of one kind stand together and merge at once. */
 static int copy_zones(struct ext4_image *img, ext2_filsys fs)
 {
-	uint64_t table = ((uint64_t) img->inodes_per_group * img->inode_size + img->block_size - 1) >>
+	uint64_t table =
+		((uint64_t)img->inodes_per_group * img->inode_size + img->block_size - 1) >>
 		img->block_bits;
 	uint64_t old_len = ext2fs_has_feature_meta_bg(fs->super)
-		? fs->super->s_first_meta_bg
-		: fs->desc_blocks + fs->super->s_reserved_gdt_blocks;
+				   ? fs->super->s_first_meta_bg
+				   : fs->desc_blocks + fs->super->s_reserved_gdt_blocks;
 	int r = 0;
 
 	for (uint32_t g = 0; g < img->group_count && r == 0; g++) {
@@ -310,9 +312,9 @@ static int read_library(struct ext4_image *img, struct banger_error *err)
 	errcode_t code;
 	int r;
 
-	(void) snprintf(name, sizeof(name), "%d", img->fd);
-	code = ext2fs_open2(name, NULL, EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP, 0, 0,
-		&ext4_io_manager, &fs);
+	(void)snprintf(name, sizeof(name), "%d", img->fd);
+	code = ext2fs_open2(
+		name, NULL, EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP, 0, 0, &ext4_io_manager, &fs);
 	if (code == EXT2_ET_NO_MEMORY)
 		return banger_error_oom(err);
 	if (code == EXT2_ET_UNSUPP_FEATURE || code == EXT2_ET_REV_TOO_HIGH)
@@ -326,7 +328,7 @@ static int read_library(struct ext4_image *img, struct banger_error *err)
 		r = copy_zones(img, fs);
 	if (r == 0 && ext2fs_has_feature_journal(fs->super) && fs->super->s_journal_inum)
 		r = journal_zones(img, fs->super->s_journal_inum);
-	(void) ext2fs_close_free(&fs);
+	(void)ext2fs_close_free(&fs);
 	return r < 0 ? banger_error_oom(err) : 0;
 }
 
@@ -340,7 +342,7 @@ static int open_image(struct ext4_image *img, struct banger_error *err)
 		return banger_error_set_errno(err, errno, "it cannot be examined");
 	if (!S_ISREG(st.st_mode))
 		return banger_error_set(err, BANGER_CORRUPT, "it is not a regular file");
-	img->file_size = (uint64_t) st.st_size;
+	img->file_size = (uint64_t)st.st_size;
 	img->mtime = st.st_mtim;
 	if (img->file_size < SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE)
 		return banger_error_set(err, BANGER_CORRUPT, "it is too short for a filesystem");
@@ -387,8 +389,8 @@ bool ext4_image_unchanged(const struct ext4_image *img)
 {
 	struct stat st;
 
-	return fstat(img->fd, &st) == 0 && (uint64_t) st.st_size == img->file_size &&
-		st.st_mtim.tv_sec == img->mtime.tv_sec && st.st_mtim.tv_nsec == img->mtime.tv_nsec;
+	return fstat(img->fd, &st) == 0 && (uint64_t)st.st_size == img->file_size &&
+	       st.st_mtim.tv_sec == img->mtime.tv_sec && st.st_mtim.tv_nsec == img->mtime.tv_nsec;
 }
 
 int ext4_image_fd(const struct ext4_image *img)
@@ -404,7 +406,7 @@ unsigned ext4_block_bits(const struct ext4_image *img)
 size_t ext4_image_memory(const struct ext4_image *img)
 {
 	return sizeof(*img) + img->group_count * (sizeof(*img->groups) + 1) +
-		img->zone_count * sizeof(*img->zones);
+	       img->zone_count * sizeof(*img->zones);
 }
 
 void ext4_image_statfs(const struct ext4_image *img, struct statvfs *ret)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Inodes: found through the group descriptors, checked by their checksum and by what the kernel checks
- * before it believes one, and turned into what stat(2) says.
+ * Inodes: found through the group descriptors, checked by their checksum and by what the kernel
+ * checks before it believes one, and turned into what stat(2) says.
  *
- * The scratch keeps the piece of inode table (4 KiB) that was read last: neighbours in a directory are
- * mostly neighbours there. The first read in a window of an inode table asks the kernel to read the
- * whole window ahead; a bit per window remembers that it was asked.
+ * The scratch keeps the piece of inode table (4 KiB) that was read last: neighbours in a directory
+ * are mostly neighbours there. The first read in a window of an inode table asks the kernel to read
+ * the whole window ahead; a bit per window remembers that it was asked.
  */
 #include <sys/sysmacros.h>
 
@@ -20,7 +20,7 @@ static void window_ahead(struct ext4_image *img, uint32_t group, uint64_t in_tab
 	uint64_t bit = group * img->windows_per_group + w;
 	_Atomic uint32_t *word;
 	uint64_t first = w << ITABLE_WINDOW_BITS;
-	uint64_t used = (uint64_t) img->groups[group].used * img->inode_size;
+	uint64_t used = (uint64_t)img->groups[group].used * img->inode_size;
 
 	if (!img->windows)
 		return;
@@ -35,21 +35,21 @@ static void window_ahead(struct ext4_image *img, uint32_t group, uint64_t in_tab
 }
 
 /* *ret_raw: the bytes of inode ino, in the scratch. */
-static int find_raw(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino,
-	const uint8_t **ret_raw)
+static int find_raw(
+	struct ext4_image *img, struct ext4_scratch *s, uint32_t ino, const uint8_t **ret_raw)
 {
 	uint32_t group = (ino - 1) / img->inodes_per_group;
-	uint64_t in_table = (uint64_t) ((ino - 1) % img->inodes_per_group) * img->inode_size;
+	uint64_t in_table = (uint64_t)((ino - 1) % img->inodes_per_group) * img->inode_size;
 	uint32_t piece = img->inode_size > ITABLE_PIECE ? img->inode_size : ITABLE_PIECE;
 	uint64_t off, base, end;
 
 	if (group >= img->group_count || !img->groups[group].itable)
 		return ext4_damaged(s, "inode %u: its group has no sound descriptor", ino);
 	base = img->groups[group].itable << img->block_bits;
-	off = base + (in_table & ~(uint64_t) (piece - 1));
-	end = base + (uint64_t) img->inodes_per_group * img->inode_size;
+	off = base + (in_table & ~(uint64_t)(piece - 1));
+	end = base + (uint64_t)img->inodes_per_group * img->inode_size;
 	if (s->inode_serial != img->serial || s->inode_off != off) {
-		uint32_t len = end - off < piece ? (uint32_t) (end - off) : piece;
+		uint32_t len = end - off < piece ? (uint32_t)(end - off) : piece;
 		window_ahead(img, group, in_table);
 		s->inode_serial = 0;
 		int r = ext4_pread(img, s, s->inode, len, off);
@@ -63,8 +63,8 @@ static int find_raw(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino
 	return 0;
 }
 
-static bool inode_csum_ok(const struct ext4_image *img, const uint8_t *raw, uint32_t seed,
-	bool has_high)
+static bool inode_csum_ok(
+	const struct ext4_image *img, const uint8_t *raw, uint32_t seed, bool has_high)
 {
 	static const uint8_t zero[2];
 	uint32_t want = le16(raw + 124), c;
@@ -73,7 +73,7 @@ static bool inode_csum_ok(const struct ext4_image *img, const uint8_t *raw, uint
 	c = csum32(c, zero, 2);
 	c = csum32(c, raw + 126, GOOD_OLD - 126);
 	if (img->inode_size > GOOD_OLD && has_high) {
-		want |= (uint32_t) le16(raw + 130) << 16; /* i_checksum_hi */
+		want |= (uint32_t)le16(raw + 130) << 16; /* i_checksum_hi */
 		c = csum32(c, raw + 128, 2);
 		c = csum32(c, zero, 2);
 		c = csum32(c, raw + 132, img->inode_size - 132);
@@ -84,15 +84,15 @@ static bool inode_csum_ok(const struct ext4_image *img, const uint8_t *raw, uint
 }
 
 /* Seconds and, where the inode has them, nanoseconds and two more bits of seconds. */
-static struct timespec time_at(const struct ext4_inode *i, const uint8_t *raw, unsigned base,
-	unsigned extra)
+static struct timespec time_at(
+	const struct ext4_inode *i, const uint8_t *raw, unsigned base, unsigned extra)
 {
-	struct timespec t = {.tv_sec = (int32_t) le32(raw + base)};
+	struct timespec t = {.tv_sec = (int32_t)le32(raw + base)};
 
 	if (i->extra_isize + GOOD_OLD >= extra + 4u) {
 		uint32_t x = le32(raw + extra);
-		t.tv_sec += (time_t) (x & 3) << 32;
-		t.tv_nsec = x >> 2 < 1000000000 ? (long) (x >> 2) : 999999999;
+		t.tv_sec += (time_t)(x & 3) << 32;
+		t.tv_nsec = x >> 2 < 1000000000 ? (long)(x >> 2) : 999999999;
 	}
 	return t;
 }
@@ -111,16 +111,16 @@ static void parse(const struct ext4_image *img, const uint8_t *raw, struct ext4_
 	bool reg;
 
 	i->mode = le16(raw);
-	i->uid = le16(raw + 2) | (uint32_t) le16(raw + 120) << 16;
-	i->gid = le16(raw + 24) | (uint32_t) le16(raw + 122) << 16;
+	i->uid = le16(raw + 2) | (uint32_t)le16(raw + 120) << 16;
+	i->gid = le16(raw + 24) | (uint32_t)le16(raw + 122) << 16;
 	i->links = le16(raw + 26);
 	i->flags = le32(raw + 32);
 	reg = S_ISREG(i->mode) || (S_ISDIR(i->mode) && img->largedir);
-	i->size = le32(raw + 4) | (reg ? (uint64_t) le32(raw + 108) << 32 : 0);
-	i->blocks = le32(raw + 28) | (uint64_t) le16(raw + 116) << 32;
+	i->size = le32(raw + 4) | (reg ? (uint64_t)le32(raw + 108) << 32 : 0);
+	i->blocks = le32(raw + 28) | (uint64_t)le16(raw + 116) << 32;
 	if (i->flags & EXT4_HUGE_FILE_FL)
 		i->blocks <<= img->block_bits - 9;
-	i->acl_block = le32(raw + 104) | (uint64_t) le16(raw + 118) << 32;
+	i->acl_block = le32(raw + 104) | (uint64_t)le16(raw + 118) << 32;
 	memcpy(i->block, raw + 40, sizeof(i->block));
 	i->rdev = S_ISCHR(i->mode) || S_ISBLK(i->mode) ? device_of(i->block) : 0;
 	i->atime = time_at(i, raw, 8, 140);
@@ -165,8 +165,8 @@ static bool is_special(const struct ext4_image *img, uint32_t ino)
 	return false;
 }
 
-static int check_named(const struct ext4_image *img, struct ext4_scratch *s,
-	const struct ext4_inode *i)
+static int check_named(
+	const struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i)
 {
 	if (!i->links)
 		return ext4_damaged(s, "inode %u: a directory names it, but it is deleted", i->ino);
@@ -190,8 +190,8 @@ static int check_named(const struct ext4_image *img, struct ext4_scratch *s,
 	}
 }
 
-int ext4_inode_get(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino,
-	struct ext4_inode *ret)
+int ext4_inode_get(
+	struct ext4_image *img, struct ext4_scratch *s, uint32_t ino, struct ext4_inode *ret)
 {
 	struct ext4_inode i;
 	int r;
@@ -239,14 +239,14 @@ void ext4_inode_stat(const struct ext4_image *img, const struct ext4_inode *i, s
 		.st_uid = i->uid,
 		.st_gid = i->gid,
 		.st_rdev = i->rdev,
-		.st_size = (off_t) i->size,
-		.st_blksize = (blksize_t) img->block_size,
-		.st_blocks = (blkcnt_t) i->blocks,
+		.st_size = (off_t)i->size,
+		.st_blksize = (blksize_t)img->block_size,
+		.st_blocks = (blkcnt_t)i->blocks,
 		.st_atim = i->atime,
 		.st_mtim = i->mtime,
 		.st_ctim = i->ctime,
 	};
 	/* As the kernel says it, so that nobody takes a file of inline data for an empty one. */
 	if (S_ISREG(i->mode) && i->flags & EXT4_INLINE_DATA_FL)
-		ret->st_blocks += (blkcnt_t) ((i->size + 511) >> 9);
+		ret->st_blocks += (blkcnt_t)((i->size + 511) >> 9);
 }

@@ -2,7 +2,8 @@
 /*
  * What the files of the reader share. On-disk numbers are little-endian and are read with le16(),
  * le32(), le64() from bytes, never through pointers to structs, so that neither alignment nor the
- * machine's byte order matter. Field offsets stand where they are used, with the field's kernel name.
+ * machine's byte order matter. Field offsets stand where they are used, with the field's kernel
+ * name.
  */
 #ifndef FS_CONTENT_EXT4_INTERNAL_H
 #define FS_CONTENT_EXT4_INTERNAL_H
@@ -26,12 +27,13 @@ struct ext4_zone {
 
 struct ext4_group {
 	uint64_t itable; /* first block of the inode table, 0: the descriptor is damaged */
-	uint32_t used;	 /* inodes before the unused tail */
+	uint32_t used;   /* inodes before the unused tail */
 };
 
 struct ext4_image {
 	int fd;
-	uint64_t serial; /* never the same for two images of one process: tags what a scratch holds */
+	uint64_t serial; /* never the same for two images of one process: tags what a scratch holds
+			  */
 	uint64_t file_size;
 	struct timespec mtime;
 	uint64_t blocks; /* of the filesystem */
@@ -50,7 +52,8 @@ struct ext4_image {
 	uint32_t group_count;
 	struct ext4_zone *zones; /* sorted, disjoint */
 	size_t zone_count;
-	_Atomic uint32_t *windows; /* a bit per window of the inode tables: read-ahead was asked for */
+	_Atomic uint32_t
+		*windows; /* a bit per window of the inode tables: read-ahead was asked for */
 	uint64_t windows_per_group;
 };
 
@@ -92,9 +95,10 @@ static inline uint32_t csum_le32(uint32_t seed, uint32_t v)
 void ext4_note(struct ext4_scratch *s, const char *fmt, ...) _printf_(2, 3);
 #define ext4_damaged(s, ...) (ext4_note(s, __VA_ARGS__), -EUCLEAN)
 
-/* Exactly len bytes of the image at off, or -EIO; what is outside the file is -EUCLEAN (why is set). */
-int ext4_pread(const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len,
-	uint64_t off);
+/* Exactly len bytes of the image at off, or -EIO; what is outside the file is -EUCLEAN (why is
+ * set). */
+int ext4_pread(
+	const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len, uint64_t off);
 /* May these blocks hold what a file owns: inside the filesystem, outside its own metadata? */
 bool ext4_blocks_valid(const struct ext4_image *img, uint64_t blk, uint64_t len);
 /* Read block blk, which what (for the message) of inode ino names. */
@@ -106,13 +110,13 @@ extern struct struct_io_manager ext4_io_manager;
 /* The libext2fs message of code, for people. */
 const char *ext4_lib_error(errcode_t code);
 
-/* inode.c: the inode without the question whether a directory may name it; *ret_raw (may be NULL) is
- * the whole on-disk inode, inside the scratch until the next inode is read. */
+/* inode.c: the inode without the question whether a directory may name it; *ret_raw (may be NULL)
+ * is the whole on-disk inode, inside the scratch until the next inode is read. */
 int ext4_inode_load(struct ext4_image *img, struct ext4_scratch *s, uint32_t ino,
 	struct ext4_inode *ret, const uint8_t **ret_raw);
 
-/* xattr.c: the value of the inode's inline data beyond the 60 bytes in i_block; *ret points into the
- * scratch's inode buffer. *ret_len 0 when there is none. */
+/* xattr.c: the value of the inode's inline data beyond the 60 bytes in i_block; *ret points into
+ * the scratch's inode buffer. *ret_len 0 when there is none. */
 int ext4_inline_rest(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_inode *i,
 	const uint8_t **ret, size_t *ret_len);
 
@@ -127,8 +131,8 @@ int ext4_dir_block(struct ext4_image *img, struct ext4_scratch *s, const struct 
 	uint64_t lblk, enum ext4_dir_block *ret);
 uint64_t ext4_dir_blocks(const struct ext4_image *img, const struct ext4_inode *dir);
 
-/* Walk the records in buf[0..len). Calls fn with each entry in use from record offset `from` on; base
- * is added to positions. */
+/* Walk the records in buf[0..len). Calls fn with each entry in use from record offset `from` on;
+ * base is added to positions. */
 struct ext4_records {
 	const uint8_t *buf;
 	uint32_t len;

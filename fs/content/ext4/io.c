@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bytes of an image file, by pread(2), never outside the file: for libext2fs as an io_manager, for the
- * reader's own parsing as ext4_pread(). There is no cache here: the kernel's page cache is one, shared
- * by all threads and given back under memory pressure, and a pread of a cached block costs less than a
- * microsecond.
+ * Bytes of an image file, by pread(2), never outside the file: for libext2fs as an io_manager, for
+ * the reader's own parsing as ext4_pread(). There is no cache here: the kernel's page cache is one,
+ * shared by all threads and given back under memory pressure, and a pread of a cached block costs
+ * less than a microsecond.
  *
- * The io_manager is called while an image is opened only, by one thread, which passes the descriptor as
- * the channel's name. Numbers that libext2fs took from the superblock arrive here unchecked: a count
- * that is negative means bytes, everything is checked against the size of the file.
+ * The io_manager is called while an image is opened only, by one thread, which passes the
+ * descriptor as the channel's name. Numbers that libext2fs took from the superblock arrive here
+ * unchecked: a count that is negative means bytes, everything is checked against the size of the
+ * file.
  */
 #include <ctype.h>
 #include <fcntl.h>
@@ -23,24 +24,24 @@ struct channel {
 static int read_all(int fd, void *buf, size_t len, uint64_t off)
 {
 	while (len > 0) {
-		ssize_t n = pread(fd, buf, len, (off_t) off);
+		ssize_t n = pread(fd, buf, len, (off_t)off);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
 			return -EIO;
-		buf = (char *) buf + n;
-		len -= (size_t) n;
-		off += (uint64_t) n;
+		buf = (char *)buf + n;
+		len -= (size_t)n;
+		off += (uint64_t)n;
 	}
 	return 0;
 }
 
-int ext4_pread(const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len,
-	uint64_t off)
+int ext4_pread(
+	const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len, uint64_t off)
 {
 	if (off > img->file_size || len > img->file_size - off)
 		return ext4_damaged(
-			s, "%zu bytes at %llu are beyond the image", len, (unsigned long long) off);
+			s, "%zu bytes at %llu are beyond the image", len, (unsigned long long)off);
 	return read_all(img->fd, buf, len, off);
 }
 
@@ -49,14 +50,14 @@ int ext4_read_block(const struct ext4_image *img, struct ext4_scratch *s, uint64
 {
 	if (!ext4_blocks_valid(img, blk, 1))
 		return ext4_damaged(s, "inode %u: %s at block %llu, where it cannot be", ino, what,
-			(unsigned long long) blk);
+			(unsigned long long)blk);
 	return ext4_pread(img, s, buf, img->block_size, blk << img->block_bits);
 }
 
 void ext4_will_read(const struct ext4_image *img, uint64_t off, uint64_t len)
 {
 	if (off < img->file_size)
-		(void) posix_fadvise(img->fd, (off_t) off, (off_t) len, POSIX_FADV_WILLNEED);
+		(void)posix_fadvise(img->fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
 }
 
 static errcode_t io_open(const char *name, int flags, io_channel *ret)
@@ -65,9 +66,9 @@ static errcode_t io_open(const char *name, int flags, io_channel *ret)
 	long fd = strtol(name, &end, 10);
 	struct stat st;
 
-	if (!isdigit((unsigned char) name[0]) || *end || (flags & IO_FLAG_RW))
+	if (!isdigit((unsigned char)name[0]) || *end || (flags & IO_FLAG_RW))
 		return EXT2_ET_BAD_DEVICE_NAME;
-	if (fstat((int) fd, &st) < 0)
+	if (fstat((int)fd, &st) < 0)
 		return errno;
 	struct channel *c = calloc(1, sizeof(*c));
 	char *copy = strdup(name);
@@ -81,8 +82,8 @@ static errcode_t io_open(const char *name, int flags, io_channel *ret)
 	c->pub.name = copy;
 	c->pub.block_size = 1024;
 	c->pub.refcount = 1;
-	c->fd = (int) fd;
-	c->size = (uint64_t) st.st_size;
+	c->fd = (int)fd;
+	c->size = (uint64_t)st.st_size;
 	*ret = &c->pub;
 	return 0;
 }
@@ -106,11 +107,11 @@ static errcode_t io_set_blksize(io_channel ch, int size)
 
 static errcode_t io_read_blk64(io_channel ch, unsigned long long block, int count, void *data)
 {
-	const struct channel *c = (const struct channel *) ch;
-	uint64_t bs = (uint64_t) ch->block_size, len, off;
+	const struct channel *c = (const struct channel *)ch;
+	uint64_t bs = (uint64_t)ch->block_size, len, off;
 
-	len = count < 0 ? (uint64_t) -(int64_t) count : (uint64_t) count * bs;
-	if (__builtin_mul_overflow((uint64_t) block, bs, &off) || off > c->size ||
+	len = count < 0 ? (uint64_t) - (int64_t)count : (uint64_t)count * bs;
+	if (__builtin_mul_overflow((uint64_t)block, bs, &off) || off > c->size ||
 		len > c->size - off)
 		return EXT2_ET_SHORT_READ;
 	return read_all(c->fd, data, len, off) < 0 ? EXT2_ET_SHORT_READ : 0;
@@ -121,7 +122,8 @@ static errcode_t io_read_blk(io_channel ch, unsigned long block, int count, void
 	return io_read_blk64(ch, block, count, data);
 }
 
-static errcode_t io_write_blk64(io_channel ch, unsigned long long block, int count, const void *data)
+static errcode_t io_write_blk64(
+	io_channel ch, unsigned long long block, int count, const void *data)
 {
 	return EXT2_ET_RO_FILSYS;
 }

@@ -2,11 +2,11 @@
 /*
  * Where a file's blocks are: extent trees and the older block maps.
  *
- * Every call walks from the root in the inode, one node at a time through the scratch's node buffer;
- * nothing is remembered. A node must say the depth that its parent expects, so a walk has at most six
- * steps whatever the pointers do. Each node is checked as a whole before it is used: magic, counts,
- * checksum, entries in order, not overlapping and inside the range of logical blocks that the parent
- * gives to it. A hole is as long as the nodes on the way allow it to be.
+ * Every call walks from the root in the inode, one node at a time through the scratch's node
+ * buffer; nothing is remembered. A node must say the depth that its parent expects, so a walk has
+ * at most six steps whatever the pointers do. Each node is checked as a whole before it is used:
+ * magic, counts, checksum, entries in order, not overlapping and inside the range of logical blocks
+ * that the parent gives to it. A hole is as long as the nodes on the way allow it to be.
  *
  * References: kernel documentation, filesystems/ext4/ifork.
  */
@@ -28,7 +28,7 @@ struct node {
 
 static const uint8_t *entry_at(const struct node *n, uint32_t k)
 {
-	return n->buf + HEADER + (size_t) k * ENTRY;
+	return n->buf + HEADER + (size_t)k * ENTRY;
 }
 
 static uint32_t extent_len(const uint8_t *e)
@@ -52,8 +52,8 @@ static bool node_ordered(const struct node *n)
 	return true;
 }
 
-static int node_check(struct ext4_scratch *s, const struct ext4_inode *i, struct node *n,
-	size_t size)
+static int node_check(
+	struct ext4_scratch *s, const struct ext4_inode *i, struct node *n, size_t size)
 {
 	uint32_t max = le16(n->buf + 4);
 
@@ -66,10 +66,10 @@ static int node_check(struct ext4_scratch *s, const struct ext4_inode *i, struct
 	return 0;
 }
 
-static bool node_csum_ok(const struct ext4_image *img, const struct ext4_inode *i,
-	const uint8_t *buf)
+static bool node_csum_ok(
+	const struct ext4_image *img, const struct ext4_inode *i, const uint8_t *buf)
 {
-	size_t tail = HEADER + (size_t) le16(buf + 4) * ENTRY; /* after eh_max entries */
+	size_t tail = HEADER + (size_t)le16(buf + 4) * ENTRY; /* after eh_max entries */
 
 	return tail + 4 <= img->block_size && csum32(i->csum_seed, buf, tail) == le32(buf + tail);
 }
@@ -117,10 +117,10 @@ static int leaf_run(const struct ext4_image *img, struct ext4_scratch *s,
 		*ret = hole(lblk, next_key(n, k + 1));
 		return 0;
 	}
-	start = le32(e + 8) | (uint64_t) le16(e + 6) << 32;
+	start = le32(e + 8) | (uint64_t)le16(e + 6) << 32;
 	if (!ext4_blocks_valid(img, start, len))
 		return ext4_damaged(s, "inode %u: extent of %llu blocks at %llu, where none can be",
-			i->ino, (unsigned long long) len, (unsigned long long) start);
+			i->ino, (unsigned long long)len, (unsigned long long)start);
 	*ret = (struct ext4_run){
 		.lblk = lblk,
 		.pblk = le16(e + 4) > UNWRITTEN ? 0 : start + (lblk - first),
@@ -145,7 +145,7 @@ static int map_extents(struct ext4_image *img, struct ext4_scratch *s, const str
 			return 0;
 		}
 		const uint8_t *e = entry_at(&n, k);
-		uint64_t child = le32(e + 4) | (uint64_t) le16(e + 8) << 32;
+		uint64_t child = le32(e + 4) | (uint64_t)le16(e + 8) << 32;
 		uint64_t lo = le32(e), hi = next_key(&n, k + 1);
 		r = ext4_read_block(img, s, child, s->node, "an extent node", i->ino);
 		if (r < 0)
@@ -153,7 +153,8 @@ static int map_extents(struct ext4_image *img, struct ext4_scratch *s, const str
 		n = (struct node){.buf = s->node, .depth = n.depth - 1, .lo = lo, .hi = hi};
 		r = node_check(s, i, &n, img->block_size);
 		if (r == 0 && img->csum && !node_csum_ok(img, i, s->node))
-			r = ext4_damaged(s, "inode %u: an extent node has a wrong checksum", i->ino);
+			r = ext4_damaged(
+				s, "inode %u: an extent node has a wrong checksum", i->ino);
 	}
 	return r < 0 ? r : leaf_run(img, s, i, &n, lblk, ret);
 }
@@ -164,7 +165,7 @@ static uint64_t pointers_run(const uint8_t *p, uint64_t k, uint64_t count)
 	uint32_t first = le32(p + 4 * k);
 	uint64_t n = 1;
 
-	while (k + n < count && le32(p + 4 * (k + n)) == (first ? first + (uint32_t) n : 0))
+	while (k + n < count && le32(p + 4 * (k + n)) == (first ? first + (uint32_t)n : 0))
 		n++;
 	return n;
 }
@@ -226,8 +227,8 @@ int ext4_map(struct ext4_image *img, struct ext4_scratch *s, const struct ext4_i
 					  : map_pointers(img, s, i, lblk, ret);
 }
 
-/* What the inode itself names, without reading a node: the extents of a root of depth 0 (an index: the
- * nodes below it), or the direct blocks. Only a hint, so hardly checked. */
+/* What the inode itself names, without reading a node: the extents of a root of depth 0 (an index:
+ * the nodes below it), or the direct blocks. Only a hint, so hardly checked. */
 size_t ext4_inode_ranges(const struct ext4_image *img, const struct ext4_inode *i, uint64_t max,
 	struct ext4_range *ret, size_t n)
 {
@@ -240,9 +241,9 @@ size_t ext4_inode_ranges(const struct ext4_image *img, const struct ext4_inode *
 	if (i->flags & EXT4_EXTENTS_FL) {
 		uint32_t entries = le16(i->block + 2), depth = le16(i->block + 6);
 		for (uint32_t e = 0; e < entries && e < 4 && k < n && want; e++) {
-			const uint8_t *p = i->block + HEADER + (size_t) e * ENTRY;
-			uint64_t at = depth ? le32(p + 4) | (uint64_t) le16(p + 8) << 32
-					    : le32(p + 8) | (uint64_t) le16(p + 6) << 32;
+			const uint8_t *p = i->block + HEADER + (size_t)e * ENTRY;
+			uint64_t at = depth ? le32(p + 4) | (uint64_t)le16(p + 8) << 32
+					    : le32(p + 8) | (uint64_t)le16(p + 6) << 32;
 			uint64_t len = depth ? 1 : extent_len(p);
 			len = len < want ? len : want;
 			if (le16(p + 4) > UNWRITTEN && !depth)
@@ -255,11 +256,12 @@ size_t ext4_inode_ranges(const struct ext4_image *img, const struct ext4_inode *
 		return k;
 	}
 	for (uint64_t b = 0; b < EXT2_NDIR_BLOCKS && b < want && k < n;) {
-		uint64_t len = pointers_run(i->block, b, EXT2_NDIR_BLOCKS < want ? EXT2_NDIR_BLOCKS
-										 : want);
+		uint64_t len = pointers_run(
+			i->block, b, EXT2_NDIR_BLOCKS < want ? EXT2_NDIR_BLOCKS : want);
 		uint64_t at = le32(i->block + 4 * b);
 		if (at && ext4_blocks_valid(img, at, len))
-			ret[k++] = (struct ext4_range){at << img->block_bits, len << img->block_bits};
+			ret[k++] =
+				(struct ext4_range){at << img->block_bits, len << img->block_bits};
 		b += len;
 	}
 	return k;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Extended attributes: in the inode behind its fixed fields, in a block of their own, and, when one is
- * large, in an inode of its own (ea_inode). A region is a list of entries that ends with four zero
- * bytes, and values somewhere after it; each name and value is checked against the region before it is
- * touched. The namespace is a number on disk and a prefix here.
+ * Extended attributes: in the inode behind its fixed fields, in a block of their own, and, when one
+ * is large, in an inode of its own (ea_inode). A region is a list of entries that ends with four
+ * zero bytes, and values somewhere after it; each name and value is checked against the region
+ * before it is touched. The namespace is a number on disk and a prefix here.
  *
  * References: kernel documentation, filesystems/ext4/attributes.
  */
@@ -171,7 +171,7 @@ ssize_t ext4_xattr_list(struct ext4_image *img, struct ext4_scratch *s, const st
 	struct list l = {.buf = buf, .size = size};
 	int r = walk(img, s, i, list_one, &l);
 
-	return r < 0 ? r : (ssize_t) l.len;
+	return r < 0 ? r : (ssize_t)l.len;
 }
 
 struct get {
@@ -190,7 +190,7 @@ static bool name_is(const struct attr *a, const char *name, size_t len)
 	size_t plen = prefix ? strlen(prefix) : 0;
 
 	return prefix && len == plen + a->name_len && memcmp(name, prefix, plen) == 0 &&
-		memcmp(name + plen, a->name, a->name_len) == 0;
+	       memcmp(name + plen, a->name, a->name_len) == 0;
 }
 
 static int get_one(void *arg, const struct attr *a)
@@ -222,23 +222,22 @@ static ssize_t get_inode_value(struct ext4_image *img, struct ext4_scratch *s, s
 
 	if (g->result > EXT4_XATTR_MAX)
 		return -E2BIG;
-	if (g->size && (size_t) g->result > g->size)
+	if (g->size && (size_t)g->result > g->size)
 		return -ERANGE;
 	r = ext4_inode_load(img, s, g->inum, &v, NULL);
 	if (r < 0)
 		return r;
-	if (!(v.flags & EXT4_EA_INODE_FL) || !S_ISREG(v.mode) || v.size != (uint64_t) g->result)
+	if (!(v.flags & EXT4_EA_INODE_FL) || !S_ISREG(v.mode) || v.size != (uint64_t)g->result)
 		return ext4_damaged(
 			s, "inode %u: inode %u is no attribute's value", g->ino, g->inum);
 	if (!g->size)
 		return g->result;
-	n = ext4_read(img, s, &v, 0, g->buf, (size_t) g->result);
+	n = ext4_read(img, s, &v, 0, g->buf, (size_t)g->result);
 	if (n < 0)
 		return n;
-	if (n != g->result ||
-		csum32(img->csum_seed, g->buf, (size_t) n) != (uint32_t) v.atime.tv_sec)
-		return ext4_damaged(
-			s, "inode %u: the attribute in inode %u has a wrong checksum", g->ino, g->inum);
+	if (n != g->result || csum32(img->csum_seed, g->buf, (size_t)n) != (uint32_t)v.atime.tv_sec)
+		return ext4_damaged(s, "inode %u: the attribute in inode %u has a wrong checksum",
+			g->ino, g->inum);
 	return n;
 }
 
@@ -302,7 +301,7 @@ static int prefix_one(void *arg, const struct attr *a)
 
 	if (!prefix)
 		return 0;
-	(void) snprintf(name, sizeof(name), "%s%.*s", prefix, a->name_len, (const char *) a->name);
+	(void)snprintf(name, sizeof(name), "%s%.*s", prefix, a->name_len, (const char *)a->name);
 	return strncmp(name, want, strlen(want)) == 0;
 }
 
@@ -321,7 +320,7 @@ static int scan_block(struct scan *scan, const struct ext4_inode *i)
 	if (++scan->blocks > SCAN_BLOCKS)
 		return -EOVERFLOW;
 	if (block_region(scan->img, scan->s, i, &region) < 0 ||
-		region_walk(scan->img, scan->s, i->ino, region, prefix_one, (void *) scan->prefix))
+		region_walk(scan->img, scan->s, i->ino, region, prefix_one, (void *)scan->prefix))
 		return 1;
 	scan->last_block = i->acl_block;
 	return 0;
@@ -337,7 +336,7 @@ static int scan_inode(void *arg, const struct ext4_inode *i)
 	if (ext4_inode_load(scan->img, scan->s, i->ino, &again, &raw) < 0)
 		return 1;
 	if (inode_region(scan->img, i, raw, &region) &&
-		region_walk(scan->img, scan->s, i->ino, region, prefix_one, (void *) scan->prefix))
+		region_walk(scan->img, scan->s, i->ino, region, prefix_one, (void *)scan->prefix))
 		return 1;
 	return i->acl_block && i->acl_block != scan->last_block ? scan_block(scan, i) : 0;
 }

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 	o.mountpoint = argv[1];
 	o.socket = argv[2];
 	o.runtime_dir = argv[3];
-	o.threads = argc > 4 ? (unsigned) atoi(argv[4]) : 0;
+	o.threads = argc > 4 ? (unsigned)atoi(argv[4]) : 0;
 	if (content_start(&o, &c, &err) < 0) {
 		fprintf(stderr, "content_run: %s\n", err.message);
 		return 1;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The content server on image files that are named on the command line, without bangerd: for tests and
- * measurements.
+ * The content server on image files that are named on the command line, without bangerd: for tests
+ *and measurements.
  *
  *	serve_image MOUNTPOINT NAME=FILE…
  *
@@ -22,7 +22,7 @@ struct files {
 static int open_file(void *arg, const char *id)
 {
 	const struct files *f = arg;
-	int fd, k = (int) (strtoull(id, NULL, 16) >> 33) - 1;
+	int fd, k = (int)(strtoull(id, NULL, 16) >> 33) - 1;
 
 	if (k < 0 || k >= f->n)
 		return -ENOENT;
@@ -46,8 +46,8 @@ static int add_all(struct table *t, const struct files *f)
 
 		if (!eq)
 			return -EINVAL;
-		(void) snprintf(id, sizeof(id), "%016llx", (k + 1ull) << 33);
-		(void) snprintf(name, sizeof(name), "%.*s", (int) (eq - f->args[k]), f->args[k]);
+		(void)snprintf(id, sizeof(id), "%016llx", (k + 1ull) << 33);
+		(void)snprintf(name, sizeof(name), "%.*s", (int)(eq - f->args[k]), f->args[k]);
 		struct table_change c = {.id = id, .name = name};
 		int r = table_apply(t, &c, 1, no_stale, NULL);
 		if (r < 0)
@@ -62,7 +62,7 @@ int main(int argc, char **argv)
 	struct table_options to = {
 		.open = open_file, .evict = no_evict, .arg = &files, .max_open = 64};
 	struct server_options so = {.mountpoint = argc > 1 ? argv[1] : "",
-		.threads = getenv("THREADS") ? (unsigned) atoi(getenv("THREADS")) : 0};
+		.threads = getenv("THREADS") ? (unsigned)atoi(getenv("THREADS")) : 0};
 	struct banger_error err = {0};
 	struct table *t = NULL;
 	struct server *s = NULL;

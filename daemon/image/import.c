@@ -15,11 +15,11 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <linux/fs.h>
 #include <banger/fault.h>
 #include <banger/log.h>
 #include "ext4/superblock.h"
 #include "image/internal.h"
+#include "image/reference.h"
 
 enum { HEAD_SIZE = 2048 }; /* enough for every magic number that is looked for */
 
@@ -53,18 +53,15 @@ static bool is_stream(const struct import *i)
 static int look_at_input(struct import *i, struct banger_error *err)
 {
 	struct stat st;
-	uint64_t bytes = 0;
 
 	if (fstat(i->in->fd, &st) < 0)
 		return banger_error_set_errno(err, errno, "looking at %s", i->what);
 	i->kind = st.st_mode & S_IFMT;
-	if (S_ISBLK(i->kind) && ioctl(i->in->fd, BLKGETSIZE64, &bytes) < 0)
-		return banger_error_set_errno(err, errno, "looking at %s", i->what);
-	i->input_size = S_ISBLK(i->kind) ? (int64_t)bytes : st.st_size;
 	if (!S_ISREG(i->kind) && !S_ISBLK(i->kind) && !is_stream(i))
 		return banger_error_set(
 			err, BANGER_BAD_REQUEST, "%s is neither a file nor a pipe", i->what);
-	return 0;
+	int r = reference_size(i->in->fd, &i->input_size);
+	return r < 0 ? banger_error_set_errno(err, r, "looking at %s", i->what) : 0;
 }
 
 /* Wait until a stream holds enough to tell, or all that it will ever hold. */

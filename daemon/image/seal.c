@@ -16,12 +16,9 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <linux/fs.h>
-#include <linux/openat2.h>
 #include <banger/fault.h>
 #include <banger/log.h>
+#include "image/reference.h"
 #include "image/seal.h"
 
 enum { RECORD_NAME = 32, RECORD_TEXT = 320, SEALED_MODE = 0444 };
@@ -254,46 +251,6 @@ static int read_target(
 	return *ret ? 0 : banger_error_oom(err);
 }
 
-/* The path may lead through symlinks (/dev/disk/by-label/…), but not through /proc's to our own
- * descriptors. Opened without effect first: opening a device or a FIFO does things. */
-static int open_target(const char *what, const char *target, struct banger_error *err)
-{
-	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
-	struct stat st;
-	char path[64];
-
-	_cleanup_close_ int at = (int)syscall(SYS_openat2, AT_FDCWD, target, &how, sizeof(how));
-	if (at < 0 && errno == ENOENT)
-		return banger_error_set(err, BANGER_INCOMPLETE,
-			"%s points to \"%s\", which does not exist", what, target);
-	if (at < 0 || fstat(at, &st) < 0)
-		return banger_error_set_errno(
-			err, errno, "%s points to \"%s\", which cannot be opened", what, target);
-	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"%s points to \"%s\", which is neither a regular file nor a block device",
-			what, target);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", at);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return banger_error_set_errno(
-			err, errno, "%s points to \"%s\", which cannot be opened", what, target);
-	return fd;
-}
-
-static int get_size(int fd, int64_t *ret)
-{
-	struct stat st;
-	uint64_t bytes = 0;
-
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes) < 0)
-		return -errno;
-	*ret = S_ISBLK(st.st_mode) ? (int64_t)bytes : st.st_size;
-	return 0;
-}
-
 int seal_open(struct seal *seal, const struct sealed_file *f, int *ret_fd, int64_t *ret_size,
 	char **ret_target, struct banger_error *err)
 {
@@ -310,13 +267,14 @@ int seal_open(struct seal *seal, const struct sealed_file *f, int *ret_fd, int64
 		if (r < 0)
 			return r;
 		snprintf(what, sizeof(what), "%s of draft \"%s\"", f->name, seal->image->name);
-		fd = open_target(what, target, err);
-		if (fd < 0)
-			return fd;
+		r = reference_open(
+			target, what, seal->service->deps.config->lock_wait_ms, seal->op, &fd, err);
+		if (r < 0)
+			return r;
 	} else {
 		fd = openat(seal->dir_fd, f->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	}
-	r = fd < 0 ? -errno : get_size(fd, ret_size);
+	r = fd < 0 ? -errno : reference_size(fd, ret_size);
 	if (r < 0)
 		return cannot(seal, r, "opening", f->name, err);
 	*ret_fd = TAKE_FD(fd);

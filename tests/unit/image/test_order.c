@@ -6,6 +6,7 @@
  */
 #include "fixture.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sqlite3.h>
 #include <sys/syscall.h>
@@ -79,6 +80,22 @@ int fcntl(int fd, int cmd, ...)
 		return -1;
 	}
 	return (int)syscall(SYS_fcntl, fd, cmd, arg);
+}
+
+/* A path that cannot be opened before somebody lets it. */
+static atomic_bool stuck, opened;
+
+int open(const char *p, int flags, ...)
+{
+	va_list ap;
+	va_start(ap, flags);
+	int mode = flags & O_CREAT ? va_arg(ap, int) : 0;
+	va_end(ap);
+	while (!strncmp(p, "/proc/self/fd/", 14) && atomic_load(&stuck))
+		usleep(1000);
+	int fd = (int)syscall(SYS_openat, AT_FDCWD, p, flags, mode);
+	atomic_store(&opened, true);
+	return fd;
 }
 
 #define TRACE(f, call)                                                                             \
@@ -167,6 +184,24 @@ static void copies_without_leases(void **state)
 	banger_image_done(&v.image);
 }
 
+static void reference_that_cannot_be_opened(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_image_ struct banger_image i = {0};
+
+	assert_ok(f, do_register(f, "nweb", &i));
+	assert_ok(f, image_service_draft_symlink(f->service, i.id, ROOTFS, sound_image(), &f->err));
+	stuck = true;
+	assert_code(f, do_promote(f, "nweb", NULL, NULL), TIMEOUT);
+	assert_int_equal(count_dir(path(f, "staging")), 0);
+	/* The thread that was left behind goes by itself, and all is as before. */
+	opened = false;
+	stuck = false;
+	while (!opened)
+		usleep(1000);
+	assert_ok(f, do_promote(f, "nweb", NULL, NULL));
+}
+
 static void sql(struct fixture *f, const char *text)
 {
 	sqlite3 *db;
@@ -214,6 +249,7 @@ static void failed_commits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {TEST(order), TEST(copies_are_synced_in_place),
-		TEST(copies_without_leases), TEST(failed_commits)};
+		TEST(copies_without_leases), TEST(reference_that_cannot_be_opened),
+		TEST(failed_commits)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
-#include <sqlite3.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/statfs.h>
@@ -175,13 +174,23 @@ static void state_dir_findings(const struct api *api, struct findings *f)
 			 "then cost nothing");
 }
 
-static void store_findings(struct findings *f)
+static void store_findings(const struct api *api, struct findings *f)
 {
+	struct store_description d;
+	struct banger_error err;
 	char detail[128];
 
-	snprintf(detail, sizeof(detail), "SQLite %s, write-ahead log, synchronous=FULL",
-		sqlite3_libversion());
+	if (store_describe(api->store, &d, &err) < 0) {
+		finding(f, "store", false, err.message, "see the daemon's log");
+		return;
+	}
+	snprintf(detail, sizeof(detail), "SQLite %s, journal mode %s, schema %lld", d.sqlite,
+		d.journal, (long long)d.schema);
 	finding(f, "store", true, detail, NULL);
+}
+
+static void cpu_findings(struct findings *f)
+{
 #if defined(__x86_64__)
 	__builtin_cpu_init();
 	unsigned a, b = 0, c, d;
@@ -191,6 +200,21 @@ static void store_findings(struct findings *f)
 		sha ? "the CPU has SHA instructions" : "the CPU has no SHA instructions",
 		sha ? NULL : "digests are computed in software, about four times slower");
 #endif
+}
+
+/* What imports and VMs start; without it they are refused with the same words. */
+static void program_findings(const struct api *api, struct findings *f)
+{
+	static const char *const names[] = {"banger-unpack", "banger-agent"};
+
+	for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+		_cleanup_free_ char *path = NULL;
+		struct banger_error err;
+		bool found = banger_config_program(api->config, names[i], &path, &err) == 0;
+
+		finding(f, names[i], found, found ? path : err.message,
+			found ? NULL : "install banger whole, or set BANGER_LIBEXEC_DIR");
+	}
 }
 
 static void kernel_findings(const struct api *api, struct findings *f)
@@ -236,7 +260,9 @@ static int doctor(void *ctx, struct rpc_call *call, struct banger_error *err)
 	if (f.failed)
 		return banger_error_oom(err);
 	state_dir_findings(api, &f);
-	store_findings(&f);
+	store_findings(api, &f);
+	cpu_findings(&f);
+	program_findings(api, &f);
 	kernel_findings(api, &f);
 	vm_service_doctor(api->vms, finding, &f);
 	if (banger_json_bool(call->params, "check", false)) {

@@ -18,12 +18,16 @@
 
 /* Lines of a snapshot are about this long. */
 #define CHUNK (192 * 1024)
+/* A view that stays open keeps the store's log from being cut short, so it does not stay open for
+ * ever. */
+#define SNAPSHOT_MAX_US (60 * 1000000LL)
 
 struct watch {
 	const struct api *api;
 	struct rpc_call *call;
 	struct hub_subscription *subscription;
 	struct store_view *view;
+	int64_t snapshot_until_us;
 	bool ops;
 };
 
@@ -86,6 +90,10 @@ static int chunk_flush(struct watch *w, struct chunk *c)
 {
 	int r = 0;
 
+	if (banger_monotonic_us() > w->snapshot_until_us) {
+		log_warn("a client reads its snapshot too slowly; its stream is closed");
+		return -EPIPE;
+	}
 	if (c->n > 0) {
 		text_add(&c->text, "]}");
 		r = c->text.failed ? -ENOMEM
@@ -189,6 +197,7 @@ static int send_snapshot(struct watch *w, struct banger_error *err)
 	_cleanup_(text_done) struct text line = {0};
 	struct chunk c = {0};
 
+	w->snapshot_until_us = banger_monotonic_us() + SNAPSHOT_MAX_US;
 	int r = send_images(w, &c, err);
 	if (r == 0)
 		r = send_kernels(w, &c, err);

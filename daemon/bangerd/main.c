@@ -4,7 +4,7 @@
  * reconciles what an earlier run left, serves until it is told to stop, and takes the parts down in
  * the reverse order. Nothing is decided here.
  *
- * It stays in the foreground and logs to stderr, as supervisors want. SIGTERM and SIGINT stop it:
+ * It stays in the foreground and logs to stderr, as supervisors want. SIGTERM, SIGINT and SIGHUP stop it:
  * running operations get GRACE_MS to finish, are cancelled after that and waited for. When
  * $NOTIFY_SOCKET is set, it tells the supervisor when it is ready.
  */
@@ -105,8 +105,11 @@ static void raise_descriptor_limit(void)
 static int open_state_dir(struct daemon *d, struct banger_error *err)
 {
 	int r = banger_mkdir_p(d->config.state_dir, 0700, err);
+	/* Others may pass through the runtime directory: each socket in it says who may use it. */
+	umask(022);
 	if (r == 0)
 		r = banger_mkdir_p(d->config.runtime_dir, 0755, err);
+	umask(077);
 	if (r < 0)
 		return r;
 	d->state_dir_fd = open(d->config.state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

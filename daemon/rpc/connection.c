@@ -23,7 +23,7 @@
 #endif
 
 #define LINGER_MS 1000
-#define LINGER_BYTES (64 * 1024 * 1024)
+#define LINGER_BYTES (16 * 1024 * 1024)
 
 void connection_begin(struct rpc_connection *c, struct operation *op, const struct rpc_method *m)
 {

@@ -142,7 +142,8 @@ static void turn_away(
 static int start(
 	struct rpc_server *s, int *fd, const struct rpc_peer *peer, struct banger_error *err)
 {
-	struct timeval tv = {.tv_sec = SEND_TIMEOUT_MS / 1000};
+	int ms = s->options.send_timeout_ms > 0 ? s->options.send_timeout_ms : SEND_TIMEOUT_MS;
+	struct timeval tv = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
 	struct rpc_connection *c = calloc(1, sizeof(*c));
 
 	if (!c)

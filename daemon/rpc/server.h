@@ -18,6 +18,7 @@ struct rpc_server_options {
 	const struct rpc_method *methods; /* ends with name NULL */
 	void *ctx;			  /* handed to handlers */
 	struct operations *operations;
+	int send_timeout_ms; /* how long a client may keep a reply or a stream waiting; 0: 10 s */
 };
 
 int rpc_server_new(const struct rpc_server_options *o, struct rpc_server **ret, struct banger_error *err);

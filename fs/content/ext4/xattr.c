@@ -15,7 +15,7 @@
 #define ENTRY 16
 #define INDEX_SYSTEM 7
 /* What a scan of the whole image may read. */
-#define SCAN_BLOCKS (64u << 10)
+#define SCAN_BLOCKS (16u << 10)
 
 static const char *const prefixes[] = {
 	[1] = "user.",

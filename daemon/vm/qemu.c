@@ -93,7 +93,7 @@ static void kernel_args(struct args *a, const struct vmm_spec *s)
 	/* Under TCG the guest's counter runs at the host's nominal rate; under KVM the kernel is
 	 * told it. */
 	if (s->accel == VM_TCG && tsc_khz() > 0)
-		snprintf(tsc, sizeof(tsc), " tsc_early_khz=%ld", tsc_khz());
+		snprintf(tsc, sizeof(tsc), " tsc=reliable tsc_early_khz=%ld", tsc_khz());
 	add2(a, "-kernel", "/proc/self/fd/%d", CHILD_KERNEL);
 	add2(a, "-initrd", "/proc/self/fd/%d", CHILD_INITRD);
 	add2(a, "-append", "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests%s%s%s", tsc,

@@ -113,22 +113,31 @@ static int on_data(struct ring *ring, const struct agent_frame *f, struct banger
 	return 0;
 }
 
-/* Text of the guest's, for a message: whatever it is, the error struct makes it printable. */
+/* The guest's words for a message; whatever they are, the error struct makes them printable. */
+static const char *words(const uint8_t *p, uint32_t n, char ret[513])
+{
+	snprintf(ret, 513, "%.*s", (int)(n < 512 ? n : 512), (const char *)p);
+	return *ret ? ret : "the agent gives no reason";
+}
+
 static int on_failed(const struct agent_frame *f, struct banger_error *err)
 {
-	return banger_error_set(err, BANGER_CORRUPT, "the VM cannot be used: %.*s",
-		(int)(f->len < 512 ? f->len : 512), (const char *)f->payload);
+	char text[513];
+
+	return banger_error_set(
+		err, BANGER_CORRUPT, "the VM cannot be used: %s", words(f->payload, f->len, text));
 }
 
 static int on_refused(const struct agent_frame *f, struct banger_error *err)
 {
+	char text[513];
+
 	if (f->len < 4)
 		return broken(err, "a REFUSED that is none");
 	uint32_t num = agent_get_u32(f->payload);
 	enum banger_code code =
 		num > 0 && num < 4096 ? banger_code_from_errno((int)num) : BANGER_INTERNAL;
-	return banger_error_set(err, code, "%.*s", (int)(f->len - 4 < 512 ? f->len - 4 : 512),
-		(const char *)f->payload + 4);
+	return banger_error_set(err, code, "%s", words(f->payload + 4, f->len - 4, text));
 }
 
 static int on_ended(struct state *s, const struct agent_frame *f, struct banger_error *err)

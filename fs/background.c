@@ -44,20 +44,24 @@ int background_fork(int *ret_fd, struct banger_error *err)
 	return 0;
 }
 
-void background_ready(int fd)
+void background_detach(void)
 {
 	struct stat st;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
+	if (null < 0)
+		return;
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
+		dup2(null, STDERR_FILENO);
+	close(null);
+}
+
+void background_ready(int fd)
+{
 	if (fd < 0)
 		return;
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null >= 0) {
-		dup2(null, STDIN_FILENO);
-		dup2(null, STDOUT_FILENO);
-		if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
-			dup2(null, STDERR_FILENO);
-		close(null);
-	}
 	if (chdir("/") < 0 || write(fd, "", 1) != 1) {
 		/* Nobody waits any more. */
 	}

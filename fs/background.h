@@ -11,8 +11,9 @@
 
 /* Returns in the child only. *ret_fd is for background_ready(). */
 int background_fork(int *ret_fd, struct banger_error *err);
-/* The child serves: let go of the terminal and of the one that waits. Standard error stays what it
- * is when it is a regular file. fd -1: nobody waits, nothing is done. */
+/* Let go of the terminal. Standard error stays what it is when it is a regular file. */
+void background_detach(void);
+/* The child serves: tell the one that waits. fd -1: nobody waits, nothing is done. */
 void background_ready(int fd);
 /* Append standard error to a file. */
 int background_log_to(const char *path, struct banger_error *err);

@@ -124,12 +124,20 @@ static int image_getattr(struct fs *fs, const struct fuse_ctx *who, uint64_t nod
 	return 0;
 }
 
+static uint64_t image_ino(struct fs *fs, uint64_t node)
+{
+	MODEL_READ(fs->model);
+	const struct model_image *i = model_image(fs->model, node_number(node));
+
+	return i ? shown_ino(NODE_IMAGE, i->row.id) : node;
+}
+
 static int image_list(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, struct dir_handle *h,
 	struct listing *l)
 {
 	struct fuse_entry_param e = {0};
 
-	if (!listing_dots(l, dir, shown_ino(NODE_FIXED, FIXED_IMAGES)))
+	if (!listing_dots(l, image_ino(fs, dir), shown_ino(NODE_FIXED, FIXED_IMAGES)))
 		return 0;
 	if (listing_after(l) < 1) {
 		int r = json_entry(fs, who, dir, &e);

@@ -51,7 +51,6 @@ static void tell_kernel(void *arg, const struct model_change *c)
 	const struct telling *t = arg;
 	struct notify *n = t->fs->notify;
 	uint64_t dir = node_of_dir(c->dir);
-	enum node_kind kind = c->dir == MODEL_KERNELS ? NODE_KERNEL : NODE_IMAGE;
 
 	/* Nothing of these two is cached. */
 	if (t->ours || c->dir == MODEL_BY_ID || c->dir == MODEL_OPS)
@@ -59,9 +58,6 @@ static void tell_kernel(void *arg, const struct model_change *c)
 	switch (c->kind) {
 	case CHANGE_ENTRY:
 		notify_entry(n, dir, c->name);
-		break;
-	case CHANGE_GONE:
-		notify_gone(n, dir, node_id(kind, c->number), c->name);
 		break;
 	case CHANGE_DIR:
 		notify_inode(n, dir);
@@ -191,7 +187,7 @@ static int apply(struct follow *f, struct json_object *o, struct banger_error *e
 			calls_seen(f->fs->calls, op_id, banger_json_int(o, "generation", -1)),
 	};
 
-	int r = model_apply(f->fs->model, o, tell_kernel, &telling, err);
+	int r = model_apply(f->fs->model, o, telling.ours, tell_kernel, &telling, err);
 	if (r == -EINVAL && banger_json_get(o, "op")) {
 		log_warn("a record of an operation is not understood", KV_ERR(err));
 		r = 0;

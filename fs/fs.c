@@ -14,12 +14,6 @@ static int send_entry(void *arg, uint64_t parent, const char *name, size_t len)
 	return fuse_lowlevel_notify_inval_entry(fs->session, parent, name, len);
 }
 
-static int send_gone(void *arg, uint64_t parent, uint64_t child, const char *name, size_t len)
-{
-	struct fs *fs = arg;
-	return fuse_lowlevel_notify_delete(fs->session, parent, child, name, len);
-}
-
 static int send_inode(void *arg, uint64_t ino)
 {
 	struct fs *fs = arg;
@@ -36,7 +30,7 @@ int fs_new(const char *socket, struct fs **ret)
 		return -ENOMEM;
 	pthread_mutex_init(&fs->lock, NULL);
 	pthread_rwlock_init(&fs->content_lock, NULL);
-	const struct notify_sender sender = {send_entry, send_gone, send_inode, fs};
+	const struct notify_sender sender = {send_entry, send_inode, fs};
 	if (model_new(&fs->model) < 0 || files_new(&fs->files) < 0 ||
 		notify_new(&sender, &fs->notify) < 0 || calls_new(socket, &fs->calls) < 0 ||
 		errands_new(fs->calls, &fs->errands) < 0 || last_errors_new(&fs->last_errors) < 0 ||

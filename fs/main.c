@@ -61,6 +61,13 @@ static void fuse_log_record(enum fuse_log_level level, const char *fmt, va_list 
 		log_info(text); /* asked for with -d */
 }
 
+/* libfuse writes its troubles with the device through perror(), past its own log function, and the
+ * log has one JSON object a line. */
+void perror(const char *s)
+{
+	log_warn("libfuse", KV_S("error", strerrordesc_np(errno)), KV_S("while", s));
+}
+
 /* ---- the mount point */
 
 static void unmount_dead(const char *path)
@@ -297,6 +304,8 @@ static int run(struct server *s, struct banger_error *err)
 	if (r < 0)
 		return r;
 	raise_read_ahead(s->options.mountpoint);
+	if (s->background >= 0)
+		background_detach(); /* before others inherit what somebody waits to see closed */
 	r = serve(s, follow, err);
 	fuse_session_unmount(s->fs->session);
 	log_info("unmounted", KV_S("path", s->options.mountpoint));

@@ -35,6 +35,7 @@ struct model_row {
 
 struct model_image {
 	uint64_t number;      /* in the model; by-id/ lists by it */
+	uint16_t life;        /* grows when another door gives it another name (nodes.h) */
 	uint64_t place;       /* in its directory's listing */
 	uint64_t seen;        /* the snapshot that last had it */
 	atomic_bool known;    /* the kernel may have an entry for its name */
@@ -121,23 +122,22 @@ int model_wait(struct model *m, int64_t generation, int timeout_ms);
 
 enum model_change_kind {
 	CHANGE_ENTRY, /* the name no longer means what it did: dir, name */
-	CHANGE_GONE,  /* the same, and what it meant is deleted: number too */
 	CHANGE_DIR,   /* the listing of dir is another */
 };
 struct model_change {
 	enum model_change_kind kind;
 	enum model_dir dir;
 	const char *name;
-	uint64_t number;
 };
-/* Told of each change, under the write lock: it may only take note. ENTRY and GONE come only for
- * entries that were marked known. */
+/* Told of each change, under the write lock: it may only take note. ENTRY comes only for entries
+ * that were marked known. */
 typedef void model_observer(void *arg, const struct model_change *c);
 
-/* Apply an event of the stream ("image", "kernel" or "op"; others are ignored). On failure
- * (malformed, no memory) nothing is changed. */
-int model_apply(struct model *m, struct json_object *event, model_observer *tell, void *arg,
-	struct banger_error *err);
+/* Apply an event of the stream ("image", "kernel" or "op"; others are ignored). ours: a caller of
+ * this mount asked for it, so the kernel moves its directory with the name. On failure (malformed,
+ * no memory) nothing is changed. */
+int model_apply(struct model *m, struct json_object *event, bool ours, model_observer *tell,
+	void *arg, struct banger_error *err);
 
 /* A snapshot is collected beside the model and then becomes it in one step; what it has in common
  * with the model stays in place, numbers and all, and only differences are told. */

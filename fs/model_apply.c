@@ -15,9 +15,9 @@
 #define PLACES_KEPT 8
 
 static void tell_of(model_observer *tell, void *arg, enum model_change_kind kind,
-	enum model_dir dir, const char *name, uint64_t number)
+	enum model_dir dir, const char *name)
 {
-	tell(arg, &(struct model_change){.kind = kind, .dir = dir, .name = name, .number = number});
+	tell(arg, &(struct model_change){.kind = kind, .dir = dir, .name = name});
 }
 
 void model_touch(struct model *m, enum model_dir dir, model_observer *tell, void *arg)
@@ -33,7 +33,7 @@ void model_touch(struct model *m, enum model_dir dir, model_observer *tell, void
 		}
 	}
 	*t = now;
-	tell_of(tell, arg, CHANGE_DIR, dir, NULL, 0);
+	tell_of(tell, arg, CHANGE_DIR, dir, NULL);
 }
 
 /* ---- batches of images */
@@ -101,6 +101,7 @@ struct applying {
 	struct model *m;
 	model_observer *tell;
 	void *arg;
+	bool ours;
 	bool touched[2];
 	struct freed_place freed[PLACES_KEPT];
 	size_t nfreed;
@@ -109,14 +110,13 @@ struct applying {
 };
 
 /* Take an image out of its directory. Its place is kept aside for the image that takes the name. */
-static void unbind(struct applying *a, struct model_image *old, bool deleted)
+static void unbind(struct applying *a, struct model_image *old)
 {
 	struct model *m = a->m;
 
 	a->touched[old->row.state] = true;
 	if (atomic_load(&old->known))
-		tell_of(a->tell, a->arg, deleted ? CHANGE_GONE : CHANGE_ENTRY, old->row.state,
-			model_name(old), old->number);
+		tell_of(a->tell, a->arg, CHANGE_ENTRY, old->row.state, model_name(old));
 	index_remove(&m->by_name, old);
 	if (a->nfreed < PLACES_KEPT)
 		a->freed[a->nfreed++] = (struct freed_place){old, old->place};
@@ -124,9 +124,9 @@ static void unbind(struct applying *a, struct model_image *old, bool deleted)
 		slots_set(&m->places[old->row.state], old->place, NULL);
 }
 
-static void remove_image(struct applying *a, struct model_image *old, bool deleted)
+static void remove_image(struct applying *a, struct model_image *old)
 {
-	unbind(a, old, deleted);
+	unbind(a, old);
 	index_remove(&a->m->by_id, old);
 	slots_set(&a->m->images, old->number, NULL);
 	a->retired[a->nretired++] = old;
@@ -159,6 +159,7 @@ static void succeed(struct applying *a, struct model_image *old, struct model_im
 	struct model *m = a->m;
 
 	fresh->number = old->number;
+	fresh->life = old->life + (!a->ours && !same_binding(old, fresh));
 	atomic_store(&fresh->known, atomic_load(&old->known));
 	atomic_store(&fresh->writers, atomic_load(&old->writers));
 	slots_set(&m->images, fresh->number, fresh);
@@ -185,7 +186,7 @@ static void take_out(struct applying *a, struct model_image *fresh)
 		index_insert(&m->by_name, fresh);
 		slots_set(&m->places[fresh->row.state], fresh->place, fresh);
 	} else {
-		unbind(a, old, false);
+		unbind(a, old);
 	}
 	succeed(a, old, fresh);
 }
@@ -201,7 +202,7 @@ static void put_in(struct applying *a, struct model_image *fresh)
 		model_image_named(a->m, fresh->row.state, model_name(fresh));
 	if (other) {
 		log_warn("two images claim one name", KV_S("name", model_name(fresh)));
-		remove_image(a, (struct model_image *)other, false);
+		remove_image(a, (struct model_image *)other);
 	}
 	a->touched[fresh->row.state] = true;
 	fresh->place = take_place(a, fresh);
@@ -248,7 +249,7 @@ static bool superseded(const struct model_batch *b, size_t at)
 
 int model_batch_apply(struct model *m, struct model_batch *b, model_observer *tell, void *arg)
 {
-	struct applying a = {.m = m, .tell = tell, .arg = arg};
+	struct applying a = {.m = m, .tell = tell, .arg = arg, .ours = b->ours};
 	_cleanup_free_ struct model_image **retired =
 		calloc(2 * b->nfresh + b->ngone + 1, sizeof(*retired));
 
@@ -258,7 +259,7 @@ int model_batch_apply(struct model *m, struct model_batch *b, model_observer *te
 	for (size_t i = 0; i < b->ngone; i++) {
 		const struct model_image *old = model_image_of_id(m, b->gone[i]);
 		if (old)
-			remove_image(&a, (struct model_image *)old, true);
+			remove_image(&a, (struct model_image *)old);
 	}
 	for (size_t i = 0; i < b->nfresh; i++) {
 		if (superseded(b, i)) {
@@ -283,7 +284,7 @@ void model_kernel_remove(
 	struct model *m, const struct model_kernel *k, model_observer *tell, void *arg)
 {
 	if (atomic_load(&k->known))
-		tell_of(tell, arg, CHANGE_GONE, MODEL_KERNELS, k->k.name, k->number);
+		tell_of(tell, arg, CHANGE_ENTRY, MODEL_KERNELS, k->k.name);
 	slots_set(&m->kernels, k->number, NULL);
 	model_touch(m, MODEL_KERNELS, tell, arg);
 	banger_kernel_done((struct banger_kernel *)&k->k);
@@ -396,11 +397,11 @@ int model_op_put(struct model *m, struct json_object *o, model_observer *tell, v
 
 /* ---- events */
 
-static int apply_images(struct model *m, struct json_object *event, model_observer *tell, void *arg,
-	struct banger_error *err)
+static int apply_images(struct model *m, struct json_object *event, bool ours, model_observer *tell,
+	void *arg, struct banger_error *err)
 {
 	struct json_object *images = banger_json_get(event, "images");
-	struct model_batch b = {0};
+	struct model_batch b = {.ours = ours};
 	int r = 0;
 
 	if (!json_object_is_type(images, json_type_array))
@@ -418,15 +419,15 @@ static int apply_images(struct model *m, struct json_object *event, model_observ
 	return r;
 }
 
-int model_apply(struct model *m, struct json_object *event, model_observer *tell, void *arg,
-	struct banger_error *err)
+int model_apply(struct model *m, struct json_object *event, bool ours, model_observer *tell,
+	void *arg, struct banger_error *err)
 {
 	const char *kind = banger_json_str(event, "event");
 	int64_t generation = banger_json_int(event, "generation", -1);
 	int r = 0;
 
 	if (kind && strcmp(kind, "image") == 0) {
-		r = apply_images(m, event, tell, arg, err);
+		r = apply_images(m, event, ours, tell, arg, err);
 	} else if (kind && strcmp(kind, "kernel") == 0) {
 		model_write(m);
 		r = model_kernel_put(m, banger_json_get(event, "kernel"), tell, arg, err);

@@ -29,6 +29,7 @@ struct model_batch {
 	size_t nfresh;
 	uint64_t *gone; /* ids */
 	size_t ngone;
+	bool ours; /* see model_apply() */
 };
 void model_batch_done(struct model_batch *b);
 int model_batch_add(struct model_batch *b, struct json_object *image, struct banger_error *err);

@@ -3,6 +3,11 @@
  * What the kernel calls things. A node id is a kind and a number: those of images, kernels and
  * operations are their numbers in the model, so nothing is kept for them; only files that lie in a
  * directory on disk are in a table (files.h). No id ever comes to mean something else.
+ *
+ * Between the two stands the life of an image's directory. When another door renames or promotes an
+ * image, the kernel would find one directory in two places and, if somebody is busy in the old one,
+ * fail the lookup of the new one; so for the kernel that is another directory from then on (with
+ * the same st_ino). The old one goes on to work for those who are in it.
  */
 #ifndef FS_NODES_H
 #define FS_NODES_H
@@ -37,9 +42,15 @@ enum fixed_node {
 	FIXED_NODES
 };
 
+#define NODE_NUMBER_BITS 40
+
 static inline uint64_t node_id(enum node_kind kind, uint64_t number)
 {
 	return (uint64_t)kind << 56 | number;
+}
+static inline uint64_t node_id_living(enum node_kind kind, uint64_t number, uint16_t life)
+{
+	return node_id(kind, number) | (uint64_t)life << NODE_NUMBER_BITS;
 }
 static inline enum node_kind node_kind(uint64_t node)
 {
@@ -47,7 +58,7 @@ static inline enum node_kind node_kind(uint64_t node)
 }
 static inline uint64_t node_number(uint64_t node)
 {
-	return node & (((uint64_t)1 << 56) - 1);
+	return node & (((uint64_t)1 << NODE_NUMBER_BITS) - 1);
 }
 
 #endif

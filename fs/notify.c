@@ -14,7 +14,7 @@
 #include <banger/log.h>
 #include "index.h"
 
-enum kind { ENTRY, GONE, INODE };
+enum kind { ENTRY, INODE };
 
 struct item {
 	struct item *next;
@@ -95,11 +95,6 @@ void notify_entry(struct notify *n, uint64_t parent, const char *name)
 	queue(n, ENTRY, parent, 0, name);
 }
 
-void notify_gone(struct notify *n, uint64_t parent, uint64_t child, const char *name)
-{
-	queue(n, GONE, parent, child, name);
-}
-
 void notify_inode(struct notify *n, uint64_t ino)
 {
 	queue(n, INODE, 0, ino, "");
@@ -114,15 +109,11 @@ static void send_item(const struct notify *n, const struct item *i)
 	case ENTRY:
 		r = s->entry(s->arg, i->parent, i->name, i->len);
 		break;
-	case GONE:
-		/* Refused for what is in use (-ENOTEMPTY, -EBUSY), after the entry was dropped. */
-		r = s->gone(s->arg, i->parent, i->ino, i->name, i->len);
-		break;
 	case INODE:
 		r = s->inode(s->arg, i->ino);
 		break;
 	}
-	if (r < 0 && r != -ENOENT && r != -ENOTEMPTY && r != -EBUSY)
+	if (r < 0 && r != -ENOENT)
 		log_debug("the kernel did not take a notification", KV_S("name", i->name),
 			KV_S("error", strerror(-r)));
 }

@@ -18,7 +18,6 @@
  * not have it). */
 struct notify_sender {
 	int (*entry)(void *arg, uint64_t parent, const char *name, size_t len);
-	int (*gone)(void *arg, uint64_t parent, uint64_t child, const char *name, size_t len);
 	int (*inode)(void *arg, uint64_t ino);
 	void *arg;
 };
@@ -35,7 +34,6 @@ void notify_freep(struct notify **n);
 /* Never block, but on memory: when there is none the notification is lost, which is logged. In the
  * order of the calls. */
 void notify_entry(struct notify *n, uint64_t parent, const char *name);
-void notify_gone(struct notify *n, uint64_t parent, uint64_t child, const char *name);
 /* Attributes and cached contents of an inode; of a directory, its cached listing. Waits in the
  * queue once however often it is asked for. */
 void notify_inode(struct notify *n, uint64_t ino);

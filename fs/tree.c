@@ -166,7 +166,7 @@ void entry_image(struct fs *fs, const struct model_image *i, struct fuse_entry_p
 {
 	bool published = i->row.state == BANGER_PUBLISHED;
 
-	e->ino = node_id(NODE_IMAGE, i->number);
+	e->ino = node_id_living(NODE_IMAGE, i->number, i->life);
 	e->entry_timeout = FS_FOREVER;
 	e->attr_timeout = published ? FS_FOREVER : 0;
 	attr_dir(fs, &e->attr, shown_ino(NODE_IMAGE, i->row.id), 2,

@@ -231,8 +231,15 @@ static int unmount_once(const char *point, bool lazy, struct banger_error *err)
 			      : banger_error_set_errno(err, errno, "cannot unmount %s", point);
 }
 
+static int in_use(const char *point, const char *users, const char *more, struct banger_error *err)
+{
+	return banger_error_set(err, BANGER_BUSY,
+		"%s is in use%s%s%s; end that, or detach it with --lazy", point,
+		*users ? " by " : "", users, more);
+}
+
 /* What somebody closed this moment may still be on its way: a mount is busy when it stays so. */
-static int unmount_point(const char *point, bool lazy, struct banger_error *err)
+static int unmount_point(const char *point, bool lazy, const char *more, struct banger_error *err)
 {
 	char users[300];
 	int r = 0;
@@ -244,16 +251,43 @@ static int unmount_point(const char *point, bool lazy, struct banger_error *err)
 		usleep(BUSY_PAUSE_US);
 	}
 	mounts_users(point, users, sizeof(users));
-	return banger_error_set(err, BANGER_BUSY,
-		"%s is in use%s%s; end that, or detach it with --lazy", point, *users ? " by " : "",
-		users);
+	return in_use(point, users, more, err);
+}
+
+/* rootfs/ does not come back by itself, so the registry above it must be free before it is taken down,
+ * as far as can be seen. */
+static int check_unused(const char *point, struct banger_error *err)
+{
+	char users[300];
+
+	for (int i = 0; i < BUSY_TRIES; i++) {
+		mounts_users(point, users, sizeof(users));
+		if (!*users)
+			return 0;
+		usleep(BUSY_PAUSE_US);
+	}
+	return in_use(point, users, "", err);
+}
+
+static int unmount_both(const char *point, const char *content, bool lazy, struct banger_error *err)
+{
+	enum mounts_kind inner = MOUNTS_NOTHING;
+	const char *more = "";
+	int r = mounts_at(content, &inner, err);
+
+	if (r == 0 && !lazy)
+		r = check_unused(point, err);
+	if (r == 0 && inner == MOUNTS_BANGERFS) {
+		r = unmount_point(content, lazy, "", err);
+		more = " (its rootfs/ is taken down already)";
+	}
+	return r < 0 ? r : unmount_point(point, lazy, more, err);
 }
 
 static int do_unmount(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
 {
 	_cleanup_free_ char *point = NULL, *content = NULL;
-	bool lazy = cli_given(in, "lazy");
-	enum mounts_kind kind = MOUNTS_NOTHING, inner = MOUNTS_NOTHING;
+	enum mounts_kind kind = MOUNTS_NOTHING;
 
 	int r = mounts_resolve(in->args[0], &point, err);
 	if (r == 0)
@@ -263,13 +297,14 @@ static int do_unmount(struct ctl *c, const struct cli_invocation *in, struct ban
 	if (kind != MOUNTS_BANGERFS)
 		return banger_error_set(
 			err, BANGER_NOT_FOUND, "no bangerfs is mounted at %s", point);
-	if (asprintf(&content, "%s/rootfs", point) < 0)
+	if (asprintf(&content, "%s/rootfs", point) < 0) {
+		content = NULL;
 		return banger_error_oom(err);
-	r = mounts_at(content, &inner, err);
-	if (r == 0 && inner == MOUNTS_BANGERFS)
-		r = unmount_point(content, lazy, err);
-	if (r == 0)
-		r = unmount_point(point, lazy, err);
+	}
+	/* We may stand in it ourselves. */
+	if (chdir("/") < 0)
+		return banger_error_set_errno(err, errno, "cannot leave the current directory");
+	r = unmount_both(point, content, cli_given(in, "lazy"), err);
 	return r < 0 ? r : print_point(c, "unmounted", point, err);
 }
 

@@ -24,10 +24,9 @@ static char *program_at(const char *dir, size_t n, const char *name)
 
 	if (asprintf(&path, "%.*s/%s", (int)n, dir, name) < 0)
 		return NULL;
-	if (access(path, X_OK) == 0)
-		return path;
+	char *real = access(path, X_OK) == 0 ? realpath(path, NULL) : NULL;
 	free(path);
-	return NULL;
+	return real;
 }
 
 char *program_find(const char *name)

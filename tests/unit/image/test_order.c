@@ -12,14 +12,18 @@
 #include <sys/syscall.h>
 
 static char trace[4096];
-static bool tracing;
+static atomic_bool tracing;
 static struct fixture *traced;
 static pthread_t thread;
 
+/* The trash and the operations' journal have threads of their own. */
+static bool noting(void)
+{
+	return tracing && pthread_equal(thread, pthread_self());
+}
+
 static void note(const char *what)
 {
-	if (!tracing || !pthread_equal(thread, pthread_self()))
-		return; /* the trash and the operations' journal have threads of their own */
 	size_t n = strlen(trace);
 	snprintf(trace + n, sizeof(trace) - n, "%s ", what);
 }
@@ -29,11 +33,13 @@ static void note_path(const char *verb, int fd, const char *name)
 {
 	char link[64], target[300], text[400];
 
+	if (!noting())
+		return;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	ssize_t n = readlink(link, target, sizeof(target) - 1);
 	target[n > 0 ? n : 0] = 0;
 	const char *at = target;
-	if (traced && !strncmp(at, traced->dir, strlen(traced->dir)))
+	if (!strncmp(at, traced->dir, strlen(traced->dir)))
 		at += strlen(traced->dir);
 	snprintf(text, sizeof(text), "%s:%s%s%s", verb, at, name ? "/" : "", name ?: "");
 	for (char *p = text; (p = strchr(p, '/')); p++) {

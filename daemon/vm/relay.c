@@ -142,7 +142,9 @@ static int on_refused(const struct agent_frame *f, struct banger_error *err)
 
 static int on_ended(struct state *s, const struct agent_frame *f, struct banger_error *err)
 {
-	if (f->len != 2 || f->payload[0] > 1)
+	bool killed = f->len == 2 && f->payload[0] == 1;
+
+	if (f->len != 2 || f->payload[0] > 1 || (killed && (!f->payload[1] || f->payload[1] > 64)))
 		return broken(err, "an EXIT that is none");
 	s->ended = true;
 	s->result.signal = f->payload[0] ? f->payload[1] : 0;

@@ -20,10 +20,12 @@ struct rpc_stream {
 	bool replied;
 };
 
-static void close_all(int *fds, size_t n)
+/* Close what is still there, and forget it. */
+static void close_all(int *fds, size_t *n)
 {
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < *n; i++)
 		banger_closep(&fds[i]);
+	*n = 0;
 }
 
 static const struct rpc_method *find_method(const struct rpc_server *s, const char *name)
@@ -144,6 +146,8 @@ static bool carry_out(struct rpc_connection *c, struct banger_request *q, const 
 	call->params = q->params;
 	if (err.code == BANGER_OK && check_call(c, m, q, call->nfds, &err) == 0)
 		run_handler(c, m, call, &err);
+	/* Before the reply: a client that gave away its only descriptor of a pipe may wait for its end. */
+	close_all(call->fds, &call->nfds);
 	operation_end(call->op, &err);
 	call->op = NULL;
 	if (stream.replied)
@@ -178,8 +182,8 @@ bool dispatch_line(struct rpc_connection *c, const char *line, size_t len, int *
 	}
 	clean_name(q.method);
 	bool more = carry_out(c, &q, op_id.s, &refused, &call);
-	close_all(call.fds, nfds);
-	close_all(call.reply_fds, call.n_reply_fds);
+	close_all(call.fds, &call.nfds);
+	close_all(call.reply_fds, &call.n_reply_fds);
 	json_object_put(call.result);
 	banger_request_done(&q);
 	return more;

@@ -394,8 +394,7 @@ static const char *guess(int fd)
 {
 	char head[512] = {0};
 	static const char *const compressed[] = {"\x1f\x8b",
-		"\xfd"
-		"7zXZ",
+		"\xfd\x37zXZ",
 		"\x28\xb5\x2f\xfd"};
 	if (pread(fd, head, sizeof(head), 0) < 0)
 		return "vmlinuz";

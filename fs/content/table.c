@@ -1,64 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Three hash tables over one set of entries: by name, by slot, by id. They grow together. A fourth
- * list, in order of arrival with holes where images were removed, is what a listing of rootfs/
- * walks: an entry's number in it (seq) is the position in the listing, and stays valid whatever
- * comes and goes.
+ * Which images there are. Three hash tables over one set of entries: by name, by slot, by id; they grow
+ * together. A fourth list, in order of arrival with holes where images were removed, is what a listing
+ * of rootfs/ walks: an entry's number in it (seq) is the position in the listing, and stays valid
+ * whatever comes and goes.
  *
- * An entry lives while it is in the model, or is in use, or the kernel has references to it. `refs`
- * counts the last two as they change together with the open image: it may only be closed, and an
- * entry out of the model only be freed, when both are zero; both are looked at under the mutex
- * alone.
- *
- * Opening happens outside the mutex: the first user marks the entry, others wait for the mark to
- * go. A failed opening is not remembered.
- *
- * Every second or so a use of an image looks whether its file still is what was opened. Published
- * files do not change; one that did makes every cache wrong, so its image is refused from then on.
+ * An entry lives while it is in the model, or is in use, or the kernel has references to it; see
+ * table_open.c for the last two.
  */
-#include <banger/log.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <string.h>
-#include <time.h>
-
-#include "table.h"
-
-#define CHECK_US 1000000
-
-struct entry {
-	struct image pub;
-	struct entry *by_name, *by_slot, *by_id; /* chains */
-	struct entry *open_prev, *open_next;     /* the open ones */
-	uint64_t id_bits, seq, epoch;
-	_Atomic uint64_t lookups;
-	uint64_t last_use;
-	_Atomic int64_t checked_us;
-	unsigned users;
-	bool in_model, opening, changed;
-	bool evicting; /* the kernel was asked to let go of it; nobody has looked it up since */
-	char id[BANGER_ID_LEN + 1];
-	char *name; /* NULL: another image has taken it, a new one has not come yet */
-};
-
-struct listed {
-	uint64_t seq;
-	struct entry *e; /* NULL: removed */
-};
-
-struct table {
-	struct table_options o;
-	pthread_mutex_t lock;
-	pthread_cond_t opened;
-	struct entry **names, **slots, **ids;
-	size_t buckets, count, entries; /* count: in the model; entries: alive */
-	struct listed *order;
-	size_t order_len, order_cap, order_holes;
-	uint64_t next_seq, epoch, uses;
-	struct entry *open_head;
-	unsigned open_count;
-	int64_t mtime_us;
-};
+#include "table_internal.h"
 
 static uint64_t hash_name(const char *s)
 {
@@ -69,7 +19,7 @@ static uint64_t hash_name(const char *s)
 	return h ^ h >> 32;
 }
 
-static uint64_t id_bits(const char *id)
+static uint64_t id_number(const char *id)
 {
 	return strtoull(id, NULL, 16);
 }
@@ -89,7 +39,7 @@ static struct entry **id_bucket(struct table *t, uint64_t id)
 	return &t->ids[id % t->buckets];
 }
 
-static struct entry *find_name(struct table *t, const char *name)
+struct entry *table_find_name(struct table *t, const char *name)
 {
 	struct entry *e = *name_bucket(t, name);
 
@@ -98,11 +48,11 @@ static struct entry *find_name(struct table *t, const char *name)
 	return e;
 }
 
-static struct entry *find_slot(struct table *t, uint32_t slot)
+struct entry *table_find_slot(struct table *t, uint32_t slot)
 {
 	struct entry *e = *slot_bucket(t, slot);
 
-	while (e && e->pub.slot != slot)
+	while (e && e->slot != slot)
 		e = e->by_slot;
 	return e;
 }
@@ -111,7 +61,7 @@ static struct entry *find_id(struct table *t, uint64_t id)
 {
 	struct entry *e = *id_bucket(t, id);
 
-	while (e && e->id_bits != id)
+	while (e && e->id != id)
 		e = e->by_id;
 	return e;
 }
@@ -126,11 +76,11 @@ static struct entry *find_id(struct table *t, uint64_t id)
 
 static void link_all(struct table *t, struct entry *e)
 {
-	struct entry **b = slot_bucket(t, e->pub.slot);
+	struct entry **b = slot_bucket(t, e->slot);
 
 	e->by_slot = *b;
 	*b = e;
-	b = id_bucket(t, e->id_bits);
+	b = id_bucket(t, e->id);
 	e->by_id = *b;
 	*b = e;
 }
@@ -216,7 +166,7 @@ static uint32_t choose_slot(struct table *t, uint64_t id)
 {
 	uint32_t slot = (uint32_t)(id >> 33);
 
-	while (!slot || find_slot(t, slot))
+	while (!slot || table_find_slot(t, slot))
 		slot = (slot + 1) & 0x7fffffff;
 	return slot;
 }
@@ -230,13 +180,10 @@ static int entry_new(struct table *t, const char *id, struct entry **ret)
 	e = calloc(1, sizeof(*e));
 	if (!e)
 		return -ENOMEM;
-	memcpy(e->id, id, sizeof(e->id));
-	e->id_bits = id_bits(id);
+	e->id = id_number(id);
 	e->seq = ++t->next_seq;
 	e->in_model = true;
-	e->pub.slot = choose_slot(t, e->id_bits);
-	e->pub.id = e->id;
-	e->pub.has_acl = e->pub.has_label = -1;
+	e->slot = choose_slot(t, e->id);
 	link_all(t, e);
 	t->order[t->order_len++] = (struct listed){e->seq, e};
 	t->entries++;
@@ -245,62 +192,13 @@ static int entry_new(struct table *t, const char *id, struct entry **ret)
 	return 0;
 }
 
-static void open_unlink(struct table *t, struct entry *e)
+void table_entry_free(struct table *t, struct entry *e)
 {
-	if (e->open_prev)
-		e->open_prev->open_next = e->open_next;
-	else
-		t->open_head = e->open_next;
-	if (e->open_next)
-		e->open_next->open_prev = e->open_prev;
-	e->open_prev = e->open_next = NULL;
-	t->open_count--;
-}
-
-static void open_link(struct table *t, struct entry *e)
-{
-	e->open_next = t->open_head;
-	if (t->open_head)
-		t->open_head->open_prev = e;
-	t->open_head = e;
-	t->open_count++;
-}
-
-static bool idle(const struct entry *e)
-{
-	return !e->users && !e->opening &&
-	       atomic_load_explicit(&e->lookups, memory_order_acquire) == 0;
-}
-
-static void close_image(struct table *t, struct entry *e)
-{
-	if (!e->pub.ext4)
-		return;
-	open_unlink(t, e);
-	ext4_image_close(e->pub.ext4);
-	e->pub.ext4 = NULL;
-	e->evicting = false;
-}
-
-static void entry_free(struct table *t, struct entry *e)
-{
-	close_image(t, e);
-	CHAIN_REMOVE(slot_bucket(t, e->pub.slot), e, by_slot);
-	CHAIN_REMOVE(id_bucket(t, e->id_bits), e, by_id);
+	CHAIN_REMOVE(slot_bucket(t, e->slot), e, by_slot);
+	CHAIN_REMOVE(id_bucket(t, e->id), e, by_id);
 	free(e->name);
 	free(e);
 	t->entries--;
-}
-
-/* Nobody needs it any more: out of the model, or in it but open beyond what should be. */
-static void let_go(struct table *t, struct entry *e)
-{
-	if (!idle(e))
-		return;
-	if (!e->in_model)
-		entry_free(t, e);
-	else if (t->open_count > t->o.max_open || e->evicting)
-		close_image(t, e);
 }
 
 /* Names that the kernel must forget once the lock is free again. */
@@ -348,13 +246,13 @@ static void remove_entry(struct table *t, struct entry *e, struct stale *stale)
 	t->order_holes++;
 	e->in_model = false;
 	t->count--;
-	let_go(t, e);
+	table_let_go(t, e);
 }
 
 /* An image has this name now, whoever had it before. */
 static int name_entry(struct table *t, const struct table_change *c, struct stale *stale)
 {
-	struct entry *e = find_id(t, id_bits(c->id)), *other = find_name(t, c->name);
+	struct entry *e = find_id(t, id_number(c->id)), *other = table_find_name(t, c->name);
 	_cleanup_free_ char *name = NULL;
 	int r;
 
@@ -386,7 +284,7 @@ static int apply_one(struct table *t, const struct table_change *c, struct stale
 
 	if (c->name)
 		return name_entry(t, c, stale);
-	e = find_id(t, id_bits(c->id));
+	e = find_id(t, id_number(c->id));
 	if (!e || !e->in_model)
 		return 0;
 	r = stale_room(stale, 1);
@@ -473,183 +371,8 @@ void table_list(struct table *t, uint64_t after, table_list_fn *fn, void *arg)
 	pthread_mutex_lock(&t->lock);
 	for (size_t k = order_after(t, after); k < t->order_len; k++) {
 		const struct entry *e = t->order[k].e;
-		if (e && e->name && fn(arg, e->name, e->pub.slot, e->seq))
+		if (e && e->name && fn(arg, e->name, e->slot, e->seq))
 			break;
-	}
-	pthread_mutex_unlock(&t->lock);
-}
-
-/* Close the open image that was not used for longest and is needed by nobody. When all are needed,
- * *ret_evict is the name of one that the kernel could let go of, if it has one. */
-static void make_room(struct table *t, char **ret_evict)
-{
-	struct entry *oldest = NULL, *held = NULL;
-
-	for (struct entry *e = t->open_head; e; e = e->open_next) {
-		if (idle(e) && (!oldest || e->last_use < oldest->last_use))
-			oldest = e;
-		else if (!e->users && e->name && !e->evicting &&
-			 (!held || e->last_use < held->last_use))
-			held = e;
-	}
-	if (oldest)
-		close_image(t, oldest);
-	else if (held && (*ret_evict = strdup(held->name)))
-		held->evicting = true;
-}
-
-static int open_file(struct table *t, struct entry *e, struct ext4_image **ret)
-{
-	struct banger_error err = {0};
-	int fd = t->o.open(t->o.arg, e->id), r = fd;
-
-	if (fd < 0) {
-		log_warn("image cannot be opened", KV_S("image", e->id),
-			KV_S("error", strerror(-fd)));
-		return r == -ENFILE || r == -EMFILE ? -ENFILE : -EIO;
-	}
-	r = ext4_image_open(fd, ret, &err);
-	if (r < 0)
-		log_warn("image cannot be shown", KV_S("image", e->id), KV_ERR(&err));
-	if (err.code == BANGER_UNSUPPORTED)
-		return -EOPNOTSUPP;
-	return r == 0 || r == -ENOMEM ? r : err.code == BANGER_CORRUPT ? -EUCLEAN : -EIO;
-}
-
-/* Called with the lock held and the entry counted as in use; returns so. */
-static int open_locked(struct table *t, struct entry *e)
-{
-	_cleanup_free_ char *evict = NULL;
-	struct ext4_image *img = NULL;
-	int r;
-
-	while (e->opening)
-		pthread_cond_wait(&t->opened, &t->lock);
-	if (e->pub.ext4)
-		return 0;
-	e->opening = true;
-	if (t->open_count >= t->o.max_open)
-		make_room(t, &evict);
-	pthread_mutex_unlock(&t->lock);
-	r = open_file(t, e, &img);
-	if (evict)
-		t->o.evict(t->o.arg, evict);
-	pthread_mutex_lock(&t->lock);
-	e->opening = false;
-	if (r == 0) {
-		e->pub.ext4 = img;
-		atomic_store(&e->checked_us, banger_monotonic_us());
-		open_link(t, e);
-	}
-	pthread_cond_broadcast(&t->opened);
-	return r;
-}
-
-/* Is the file still the one that was opened? Looked at now and then. */
-static bool still_same(struct entry *e)
-{
-	struct timespec now;
-	int64_t us, last = atomic_load_explicit(&e->checked_us, memory_order_relaxed);
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	us = now.tv_sec * 1000000 + now.tv_nsec / 1000;
-	if (us - last < CHECK_US || !atomic_compare_exchange_strong(&e->checked_us, &last, us))
-		return true;
-	return ext4_image_unchanged(e->pub.ext4);
-}
-
-static int use(struct table *t, struct entry *e, struct image **ret)
-{
-	int r = 0;
-
-	e->users++;
-	e->last_use = ++t->uses;
-	if (!e->pub.ext4)
-		r = open_locked(t, e);
-	if (r == 0 && !e->changed && !still_same(e)) {
-		e->changed = true;
-		log_err("a published image has changed on disk and is not shown any more",
-			KV_S("image", e->id));
-	}
-	if (r == 0 && e->changed)
-		r = -EIO;
-	if (r < 0) {
-		e->users--;
-		let_go(t, e);
-		return r;
-	}
-	*ret = &e->pub;
-	return 0;
-}
-
-int table_get_name(struct table *t, const char *name, struct image **ret)
-{
-	int r = -ENOENT;
-
-	pthread_mutex_lock(&t->lock);
-	struct entry *e = find_name(t, name);
-	if (e) {
-		e->evicting = false;
-		r = use(t, e, ret);
-	}
-	pthread_mutex_unlock(&t->lock);
-	return r;
-}
-
-int table_get_slot(struct table *t, uint32_t slot, struct image **ret)
-{
-	int r = -ESTALE;
-
-	pthread_mutex_lock(&t->lock);
-	struct entry *e = find_slot(t, slot);
-	if (e)
-		r = use(t, e, ret);
-	pthread_mutex_unlock(&t->lock);
-	return r;
-}
-
-/* They are always among the open ones, which are few. */
-struct image *table_get_unwanted(struct table *t, uint32_t after)
-{
-	struct entry *best = NULL;
-
-	pthread_mutex_lock(&t->lock);
-	for (struct entry *e = t->open_head; e; e = e->open_next)
-		if ((!e->in_model || e->evicting) && e->pub.slot > after &&
-			(!best || e->pub.slot < best->pub.slot))
-			best = e;
-	if (best)
-		best->users++;
-	pthread_mutex_unlock(&t->lock);
-	return best ? &best->pub : NULL;
-}
-
-void table_put(struct table *t, struct image *i)
-{
-	struct entry *e = (struct entry *)i; /* it begins with it */
-
-	pthread_mutex_lock(&t->lock);
-	e->users--;
-	let_go(t, e);
-	pthread_mutex_unlock(&t->lock);
-}
-
-void table_referenced(struct image *i, uint64_t n)
-{
-	atomic_fetch_add(&((struct entry *)i)->lookups, n);
-}
-
-void table_forget(struct table *t, uint32_t slot, uint64_t n)
-{
-	struct entry *e;
-	uint64_t had;
-
-	pthread_mutex_lock(&t->lock);
-	e = find_slot(t, slot);
-	if (e) {
-		had = atomic_load(&e->lookups);
-		atomic_fetch_sub(&e->lookups, n < had ? n : had);
-		let_go(t, e);
 	}
 	pthread_mutex_unlock(&t->lock);
 }
@@ -677,8 +400,10 @@ void table_free(struct table *t)
 	if (!t)
 		return;
 	for (size_t k = 0; k < t->buckets; k++)
-		while (t->slots[k])
-			entry_free(t, t->slots[k]);
+		while (t->slots[k]) {
+			table_close(t, t->slots[k]);
+			table_entry_free(t, t->slots[k]);
+		}
 	free(t->names);
 	free(t->slots);
 	free(t->ids);

@@ -138,8 +138,8 @@ def mnt(banger):
 
 @pytest.fixture
 def published(banger, ext4):
-    """published(name, tag='small'): an image that is there, by the shortest way (the wire); keep: left a draft."""
-    def make(name, tag='small', keep=False):
+    """published(name, tag='small'): an image that is there, by the shortest way (the wire); keep: left a draft; wait: until mounts show it."""
+    def make(name, tag='small', keep=False, wait=True):
         draft = name if keep else f'making-{name}'[:128]
         with banger.wire() as client:
             image = client.call('image.register', {'name': draft})['image']
@@ -148,5 +148,9 @@ def published(banger, ext4):
                 shutil.copyfileobj(source, out)
             if keep:
                 return image
-            return client.call('image.promote', {'draft': f'drafts/{draft}', 'name': name})['image']
+            image = client.call('image.promote', {'draft': f'drafts/{draft}', 'name': name})['image']
+        for mount in banger.mounts if wait else ():  # another door's change: there in a moment, not before we were answered
+            if mount.process.alive():
+                harness.until((mount / 'images' / name).is_dir, f'images/{name} to show', 5)
+        return image
     return make

@@ -209,7 +209,8 @@ def prepare(mnt, ext4, published):
                 published(name, 'other' if kind == 'other' else 'small')
                 continue
             mnt.banger.call('image.register', {'name': name})
-            file = mnt.path / 'drafts' / name / 'rootfs.ext4'
+            until((mnt / 'drafts' / name).is_dir, 'the draft to show', 5)
+            file = mnt / 'drafts' / name / 'rootfs.ext4'
             if kind == 'draft':
                 run('cp', ext4(), file)
             elif kind == 'broken':

@@ -63,7 +63,7 @@ def test_changes_made_while_disconnected(mnt, published):
         mnt.banger.start()
         mnt.banger.call('image.delete', {'image': 'images/a'})
         mnt.banger.call('image.rename', {'image': 'images/b', 'name': 'c'})
-        published('d')
+        published('d', wait=False)
         mnt.banger.call('image.register', {'name': 'e'})
     finally:
         mnt.process.popen.send_signal(signal.SIGCONT)

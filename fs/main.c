@@ -45,6 +45,7 @@ struct server {
 
 /* ---- messages of libfuse are records of ours */
 
+static void fuse_log_record(enum fuse_log_level level, const char *fmt, va_list ap) _printf_(2, 0);
 static void fuse_log_record(enum fuse_log_level level, const char *fmt, va_list ap)
 {
 	char text[1024];

@@ -95,7 +95,7 @@ static void imports_a_tree_and_an_image(void **state)
 }
 
 static const char *const outside[] = {
-	"vmlinuz/../../x", "../x", "nosuch", "", ".", "/etc/passwd", "modules", "modules/" VERSION};
+	"vmlinuz/../../x", "../x", "nosuch", "", ".", "/etc/passwd", "modules", ("modules/" VERSION)};
 
 static void opens_nothing_outside(void **state)
 {

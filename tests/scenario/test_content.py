@@ -611,13 +611,15 @@ class FakeDaemon:
 class Content:
     """content_run with a directory in the place of the registry's mount."""
 
-    def __init__(self, base, daemon, nofile=4096):
+    def __init__(self, base, daemon, nofile=4096, setpriv=()):
         self.mnt = base / 'mnt'
         self.root = self.mnt / 'rootfs'
         self.root.mkdir(parents=True, exist_ok=True)
+        (base / 'run').mkdir(exist_ok=True)
+        (base / 'run').chmod(0o777)
         self.log = base / 'content.log'
         with open(self.log, 'ab') as log:
-            self.popen = subprocess.Popen([RUN, self.mnt, daemon.path, base], stdin=subprocess.PIPE,
+            self.popen = subprocess.Popen([*setpriv, RUN, self.mnt, daemon.path, base / 'run'], stdin=subprocess.PIPE,
                                           stdout=subprocess.PIPE, stderr=log, text=True)
         resource.prlimit(self.popen.pid, resource.RLIMIT_NOFILE, (nofile, nofile))
 
@@ -817,3 +819,31 @@ def test_many_images(base, small):
         if it:
             it.stop()
         daemon.stop()
+
+
+@needs_run
+@pytest.mark.needs('fusermount3', 'setpriv')
+@pytest.mark.skipif(not os.access('/dev/fuse', os.R_OK | os.W_OK) or os.stat('/dev/fuse').st_mode & 0o6 != 0o6,
+                    reason='/dev/fuse is not for everyone here')
+def test_ordinary_user(base, small):
+    """Without root the content is mounted beside the sockets, and the registry is told where."""
+    daemon = FakeDaemon(base)
+    daemon.path.chmod(0o777)
+    user = ('setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', '--')
+    it = Content(base, daemon, setpriv=user)
+    try:
+        line = it.line()
+        assert line.startswith(f'placed {base}/run/rootfs-')
+        place = pathlib.Path(line.removeprefix('placed '))
+        _, generation = daemon.publish('a', small('one'), 0xa1 << 40)
+        assert it.wait(generation) == 0
+        assert run(*user, 'cat', place / 'a' / 'says').out == 'one'
+        assert run('cat', place / 'a' / 'says', check=False).code  # others may not, not even root
+        os.kill(it.process(), signal.SIGKILL)
+        assert it.line() == line
+        until(lambda: it.wait(generation, 1000) == 0, 'the new process')
+        assert run(*user, 'cat', place / 'a' / 'dir' / 'inner').out == 'oneone'
+    finally:
+        it.stop()
+        daemon.stop()
+    assert not place.exists() and not harness.mounts_under(base)

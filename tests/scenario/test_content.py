@@ -6,6 +6,7 @@ the same image: names, attributes, contents, holes, extended attributes. The fir
 server alone on an image file (serve_image), so that each variant of the format takes a second; the
 second half goes through bangerd and bangerfs.
 """
+import ctypes
 import errno
 import filecmp
 import json
@@ -847,3 +848,79 @@ def test_ordinary_user(base, small):
         it.stop()
         daemon.stop()
     assert not place.exists() and not harness.mounts_under(base)
+
+
+# ---- all of it: bangerd, bangerfs, the content process
+
+def register(mnt, image, name):
+    """mkdir, cp, mv: the way of a person."""
+    (mnt / 'drafts' / name).mkdir()
+    shutil.copyfile(image, mnt / 'drafts' / name / 'rootfs.ext4')
+    (mnt / 'drafts' / name).rename(mnt / 'images' / name)
+
+
+@pytest.mark.needs('bangerd', 'bangerfs')
+def test_registry_same_as_kernel(base, banger):
+    mnt = banger.mount()
+    image = make_image(base / 'img' / 'it.ext4', (), fill_all, '96M')
+    register(mnt, image, 'all')
+    kernel = kernel_mount(image, base / 'kernel', 'ro')
+    try:
+        assert compare(mnt / 'rootfs' / 'all', kernel) > 3200
+        assert run('diff', '-r', '--no-dereference', '-x', 'special', mnt / 'rootfs' / 'all', kernel).out == ''
+    finally:
+        run('umount', kernel)
+
+
+@pytest.mark.needs('bangerd', 'bangerfs')
+def test_registry_names(banger, small):
+    """After a change through the mount rootfs/ shows it at once; open files stay readable."""
+    mnt = banger.mount()
+    root = mnt / 'rootfs'
+    register(mnt, small('one'), 'a')
+    register(mnt, small('two'), 'b')
+    assert sorted(os.listdir(root)) == ['a', 'b']
+    for k in range(10):
+        exchange(mnt / 'images' / 'a', mnt / 'images' / 'b')
+        assert (root / 'a' / 'says').read_text() == ('two', 'one')[k % 2]
+        (mnt / 'images' / 'a').rename(mnt / 'images' / 'c')
+        assert not (root / 'a').exists()
+        assert (root / 'c' / 'dir' / 'inner').read_text() == ('twotwo', 'oneone')[k % 2]
+        (mnt / 'images' / 'c').rename(mnt / 'images' / 'a')
+    with open(root / 'b' / 'dir' / 'inner') as f:
+        (mnt / 'images' / 'b').rmdir()
+        assert os.listdir(root) == ['a']
+        assert f.read() == 'twotwo'
+    register(mnt, small('new'), 'b')
+    assert (root / 'b' / 'says').read_text() == 'new'
+
+
+def exchange(a, b):
+    """renameat2(RENAME_EXCHANGE): mv --exchange came with coreutils 9.5."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(a), -100, os.fsencode(b), 2):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@pytest.mark.needs('bangerd', 'bangerfs')
+def test_registry_daemon_away(banger, small):
+    mnt = banger.mount()
+    register(mnt, small('one'), 'a')
+    banger.kill()
+    assert (mnt / 'rootfs' / 'a' / 'says').read_text() == 'one'
+    banger.start()
+    until(lambda: not refused(mnt), 'bangerfs to be connected again')
+    register(mnt, small('two'), 'b')
+    until(lambda: sorted(os.listdir(mnt / 'rootfs')) == ['a', 'b'], 'the content process to be connected again')
+    assert (mnt / 'rootfs' / 'b' / 'says').read_text() == 'two'
+
+
+def refused(mnt):
+    """True while a change is refused because bangerd is away."""
+    try:
+        (mnt / 'drafts' / 'probe').mkdir()
+        (mnt / 'drafts' / 'probe').rmdir()
+        return False
+    except OSError as error:
+        assert error.errno == errno.EHOSTDOWN
+        return True

@@ -187,14 +187,7 @@ static struct timespec to_timespec(int64_t ns)
 	return t;
 }
 
-/* By way of /proc, for fchmod(2) and ftruncate(2) refuse a descriptor that is O_PATH. */
-static int set_mode(int fd, int64_t mode)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return chmod(path, (mode_t)mode & 07777) < 0 ? -errno : 0;
-}
-
+/* By way of /proc, for ftruncate(2) refuses a descriptor that is O_PATH. */
 static int set_size(int fd, int64_t size)
 {
 	char path[64];
@@ -215,7 +208,7 @@ static int set_attr(int dir, const char *file, int fd, const struct draft_attr *
 			a->gid >= 0 ? (gid_t)a->gid : (gid_t)-1, AT_EMPTY_PATH) < 0)
 		r = -errno;
 	if (r == 0 && a->mode >= 0)
-		r = set_mode(fd, a->mode);
+		r = image_chmod_fd(fd, (mode_t)a->mode & 07777);
 	if (r == 0 && (a->atime_ns != INT64_MIN || a->mtime_ns != INT64_MIN) &&
 		utimensat(dir, file, times, AT_SYMLINK_NOFOLLOW) < 0)
 		r = -errno;

@@ -15,7 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <linux/fs.h>
-#include "image/durable.h"
+#include "image/internal.h"
 
 enum {
 	PIECE = 256 * 1024,
@@ -302,28 +302,22 @@ static int sync_entry(int dir_fd, const char *name, struct banger_error *err)
 int durable_sync_image(
 	int parent_fd, const char *name, struct operation *op, struct banger_error *err)
 {
-	int fd = openat(parent_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	_cleanup_closedir_ DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	_cleanup_closedir_ DIR *dir = image_open_dir(parent_fd, name);
 	struct dirent *de;
 	int r = 0;
 
-	if (!dir) {
-		r = banger_error_set_errno(err, errno, "opening the image's directory");
-		if (fd >= 0)
-			close(fd);
-		return r;
-	}
+	if (!dir)
+		return banger_error_set_errno(err, errno, "opening the image's directory");
 	while (r == 0 && (errno = 0, de = readdir(dir))) {
-		if (de->d_name[0] == '.' &&
-			(!de->d_name[1] || (de->d_name[1] == '.' && !de->d_name[2])))
+		if (image_is_dots(de->d_name))
 			continue;
 		r = operation_check_cancelled(op, err);
 		if (r == 0)
-			r = sync_entry(fd, de->d_name, err);
+			r = sync_entry(dirfd(dir), de->d_name, err);
 	}
 	if (r == 0 && errno)
 		r = banger_error_set_errno(err, errno, "reading the image's directory");
 	if (r == 0)
-		r = durable_sync(fd, "the image's directory", err);
+		r = durable_sync(dirfd(dir), "the image's directory", err);
 	return r < 0 ? r : durable_sync(parent_fd, "the registry's directory", err);
 }

@@ -42,8 +42,10 @@ int image_source_check(const char *source, struct banger_error *err);
 struct banger_image image_take(struct banger_image *image);
 /* Is it a directory entry that every directory has? */
 bool image_is_dots(const char *name);
-/* readdir's worth of dir_fd/name, without following a symlink: NULL and errno. */
+/* Open the directory dir_fd/name to read it, without following a symlink: NULL and errno. */
 DIR *image_open_dir(int dir_fd, const char *name);
+/* chmod by descriptor, also one that is O_PATH. 0 or -errno. */
+int image_chmod_fd(int fd, mode_t mode);
 
 /* ---- events.c */
 

@@ -33,14 +33,6 @@ static void promote_name(char buf[RECORD_NAME], const char *id)
 	snprintf(buf, RECORD_NAME, "%.16s" PROMOTE_SUFFIX, id);
 }
 
-/* chmod by descriptor also for one that is O_PATH. */
-static int chmod_fd(int fd, mode_t mode)
-{
-	char path[64];
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return chmod(path, mode) < 0 ? -errno : 0;
-}
-
 static int cannot(const struct seal *seal, int errnum, const char *verb, const char *file,
 	struct banger_error *err)
 {
@@ -124,7 +116,7 @@ static int seal_regular(
 
 	if (f->mode != SEALED_MODE) {
 		r = make_record(seal, f, err);
-		if (r == 0 && (r = chmod_fd(path_fd, SEALED_MODE)) < 0)
+		if (r == 0 && (r = image_chmod_fd(path_fd, SEALED_MODE)) < 0)
 			return cannot(seal, r, "sealing", f->name, err);
 		FAULT_POINT("image.promote.chmod");
 	}
@@ -365,7 +357,7 @@ static int restore_mode(int dir_fd, const char *file, mode_t mode)
 		return -errno;
 	if (!S_ISREG(st.st_mode) || (st.st_mode & 07777) == mode)
 		return 0;
-	return chmod_fd(fd, mode);
+	return image_chmod_fd(fd, mode);
 }
 
 static int undo_one(struct seal *seal, size_t i)

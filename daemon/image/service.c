@@ -141,6 +141,13 @@ DIR *image_open_dir(int dir_fd, const char *name)
 	return d;
 }
 
+int image_chmod_fd(int fd, mode_t mode)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return chmod(path, mode) < 0 ? -errno : 0;
+}
+
 struct banger_image image_take(struct banger_image *image)
 {
 	struct banger_image taken = *image;

@@ -16,8 +16,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <banger/log.h>
-#include <banger/model.h>
-#include "image/trash.h"
+#include "image/internal.h"
 
 enum {
 	DEPTH_MAX = 16, /* what banger makes is two deep */
@@ -35,22 +34,6 @@ struct trash {
 	_Atomic int64_t count;
 };
 
-static bool is_dots(const char *name)
-{
-	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
-}
-
-static DIR *open_dir(int dir_fd, const char *name)
-{
-	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return NULL;
-	DIR *d = fdopendir(fd);
-	if (!d)
-		close(fd);
-	return d;
-}
-
 /* 0, -errno, or -ECANCELED when *stop said so between two files. */
 static int remove_tree(int dir_fd, const char *name, int depth, const _Atomic bool *stop)
 {
@@ -62,13 +45,14 @@ static int remove_tree(int dir_fd, const char *name, int depth, const _Atomic bo
 		return -errno;
 	if (depth >= DEPTH_MAX)
 		return -ELOOP;
-	_cleanup_closedir_ DIR *d = open_dir(dir_fd, name);
+	_cleanup_closedir_ DIR *d = image_open_dir(dir_fd, name);
 	if (!d)
 		return -errno;
 	struct dirent *de;
 	while ((errno = 0, de = readdir(d))) {
-		int r = is_dots(de->d_name) ? 0
-					    : remove_tree(dirfd(d), de->d_name, depth + 1, stop);
+		int r = image_is_dots(de->d_name)
+				? 0
+				: remove_tree(dirfd(d), de->d_name, depth + 1, stop);
 		if (r < 0)
 			return r;
 	}
@@ -102,11 +86,11 @@ int trash_new(int trash_fd, struct trash **ret, struct banger_error *err)
 /* One pass over the directory. Entries that cannot be removed are passed over. */
 static void sweep(struct trash *t)
 {
-	_cleanup_closedir_ DIR *d = open_dir(t->fd, ".");
+	_cleanup_closedir_ DIR *d = image_open_dir(t->fd, ".");
 	struct dirent *de;
 
 	while (d && (de = readdir(d))) {
-		if (is_dots(de->d_name))
+		if (image_is_dots(de->d_name))
 			continue;
 		int r = remove_tree(t->fd, de->d_name, 0, &t->stop);
 		if (r == -ECANCELED)
@@ -153,12 +137,12 @@ static void *trash_thread(void *arg)
 
 static int64_t count_entries(const struct trash *t)
 {
-	_cleanup_closedir_ DIR *d = open_dir(t->fd, ".");
+	_cleanup_closedir_ DIR *d = image_open_dir(t->fd, ".");
 	int64_t n = 0;
 	struct dirent *de;
 
 	while (d && (de = readdir(d)))
-		n += !is_dots(de->d_name);
+		n += !image_is_dots(de->d_name);
 	return n;
 }
 

@@ -60,22 +60,27 @@ static void child_done(struct child *c)
 
 static struct json_object *options_json(const struct unpack_options *o)
 {
-	struct json_object *j = json_object_new_object();
+	const struct {
+		const char *key;
+		int64_t value;
+	} numbers[] = {
+		{"size", o->size},
+		{"headroom", o->headroom < 0 ? HEADROOM : o->headroom},
+		{"headroom_percent",
+			o->headroom_percent < 0 ? HEADROOM_PERCENT : o->headroom_percent},
+		{"time", o->time > 0 ? o->time : 1},
+		{"memory", o->memory > 0 ? o->memory : MEMORY},
+		{"cpu_seconds", o->cpu_seconds > 0 ? o->cpu_seconds : CPU_SECONDS},
+	};
+	_cleanup_json_ struct json_object *j = json_object_new_object();
 	char seed[65];
 
-	if (!j)
-		return NULL;
-	banger_json_add_int(j, "size", o->size);
-	banger_json_add_int(j, "headroom", o->headroom < 0 ? HEADROOM : o->headroom);
-	banger_json_add_int(j, "headroom_percent",
-		o->headroom_percent < 0 ? HEADROOM_PERCENT : o->headroom_percent);
-	banger_json_add_int(j, "time", o->time > 0 ? o->time : 1);
-	banger_json_add_int(j, "memory", o->memory > 0 ? o->memory : MEMORY);
-	banger_json_add_int(j, "cpu_seconds", o->cpu_seconds > 0 ? o->cpu_seconds : CPU_SECONDS);
+	for (size_t i = 0; i < ELEMENTSOF(numbers); i++)
+		if (!j || banger_json_add_int(j, numbers[i].key, numbers[i].value) < 0)
+			return NULL;
 	for (int i = 0; o->seed && i < 32; i++)
 		snprintf(seed + 2 * i, 3, "%02x", o->seed[i]);
-	banger_json_add_str(j, "seed", o->seed ? seed : NULL);
-	return j;
+	return banger_json_add_str(j, "seed", o->seed ? seed : NULL) < 0 ? NULL : TAKE_PTR(j);
 }
 
 /* Descriptors high up, then down to their places, so that none of the three is in another's place.
@@ -86,6 +91,8 @@ static int spawn_with(const char *program, const char *argument, const int fds[3
 	char op[64], level[64], *envp[5] = {NULL};
 	size_t n = 0;
 	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	sigset_t none;
 	const char *op_id = banger_op_current(), *log_level = getenv("BANGER_LOG_LEVEL");
 
 	if (op_id) {
@@ -99,7 +106,18 @@ static int spawn_with(const char *program, const char *argument, const int fds[3
 	int e = posix_spawn_file_actions_init(&actions);
 	if (e)
 		return -e;
-	e = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+	e = posix_spawnattr_init(&attr);
+	if (e) {
+		posix_spawn_file_actions_destroy(&actions);
+		return -e;
+	}
+	/* The daemon takes its signals by a descriptor; the program is to have none blocked. */
+	sigemptyset(&none);
+	e = posix_spawnattr_setsigmask(&attr, &none);
+	if (!e)
+		e = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
+	if (!e)
+		e = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
 	if (!e)
 		e = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
 	for (int i = 0; i < 3 && !e; i++)
@@ -107,8 +125,9 @@ static int spawn_with(const char *program, const char *argument, const int fds[3
 	if (!e)
 		e = posix_spawn_file_actions_addclosefrom_np(&actions, UNPACK_FD_END);
 	if (!e)
-		e = posix_spawn(ret, program, &actions, NULL, argv, envp);
+		e = posix_spawn(ret, program, &actions, &attr, argv, envp);
 	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
 	return -e;
 }
 

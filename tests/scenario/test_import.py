@@ -712,3 +712,111 @@ def test_progress(image, good):
 def test_called_by_a_person():
     done = subprocess.run([UNPACK], capture_output=True, text=True)
     assert done.returncode == 2 and 'bangerd' in done.stderr
+
+
+# ---- through the daemon
+
+imports = pytest.mark.needs('bangerd', 'banger-ctl', 'banger-unpack')
+
+
+def rootfs_of(banger, name):
+    image = banger.ctl('image', 'show', name, '--json').json
+    image = image.get('image', image)
+    return image, banger.state / 'images' / image['id'] / 'rootfs.ext4'
+
+
+@imports
+@root_only
+@pytest.mark.limit(120)
+def test_import_archive_and_tree(banger, base):
+    """A tarball, the same one through a pipe, and the tree that it was made of are the same image."""
+    tree = harness.make_tree(base / 'tree')
+    os.chown(tree / 'etc/hostname', 1000, 1000)
+    os.setxattr(tree / 'bin/sh', 'user.note', b'hello')
+    tar = base / 'tree.tar.gz'
+    subprocess.run([*'tar --xattrs --numeric-owner --format=posix -czf'.split(), tar, '-C', tree, '.'], check=True)
+    before = trees.facts(tree)
+    for name, args, kwargs in (('file', [tar], {}), ('pipe', ['-'], {'stdin': open(tar, 'rb')}), ('tree', [tree], {})):
+        banger.ctl('image', 'import', *args, '--name', name, **kwargs)
+        image, rootfs = rootfs_of(banger, name)
+        assert image['state'] == 'published' and image['digest'] == 'sha256:' + trees.digest(rootfs)
+        assert image['size'] == os.stat(rootfs).st_size
+        fsck(rootfs)
+        with mounted(rootfs, base / 'at') as at:
+            assert trees.difference(before, trees.facts(at)) == []
+    done = [r for r in banger.records() if r['msg'] == 'archive unpacked']
+    assert len(done) == 3 and all(r['op_id'] for r in done)
+    assert len({rootfs_of(banger, n)[0]['digest'] for n in ('file', 'pipe')}) == 1
+
+
+@imports
+@pytest.mark.parametrize('case', ['dotdot', 'cut in content', 'name of 256', 'hard link outside', 'gzip wrong crc'])
+def test_import_refuses(case, banger, base):
+    """The message names the member, and nothing is left."""
+    source, code, message = HOSTILE[case]
+    (base / 'bad.tar').write_bytes(source)
+    done = banger.ctl('image', 'import', base / 'bad.tar', '--name', 'bad', check=False)
+    assert done.code == 1 and re.search(message, done.err), done.err
+    record = banger.op(done.op_id)
+    assert record['outcome'] == 'failed' and record['code'] == code
+    assert banger.ctl('image', 'ls', '--json').json['images'] == []
+    banger.settled()
+    assert os.listdir(banger.state / 'staging') == []
+
+
+@imports
+@pytest.mark.limit(120)
+def test_import_cancelled(banger, base):
+    """Ctrl-C while the archive is still coming ends the program too, and leaves nothing."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen([harness.PROGRAM['banger-ctl'], 'image', 'import', '-', '--name', 'slow'], stdin=reading,
+                               env=banger.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.close(reading)
+    os.write(writing, member('a', bytes(50_000)))
+    programs = harness.until(lambda: unpackers(banger), 'banger-unpack to run')
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    os.close(writing)
+    assert process.returncode in (1, -signal.SIGINT) and 'cancelled' in err, (out, err)
+    harness.until(lambda: not unpackers(banger), 'banger-unpack to end')
+    assert len(programs) == 1
+    banger.settled()
+    assert os.listdir(banger.state / 'staging') == []
+    assert banger.ctl('image', 'ls', '--json').json['images'] == []
+
+
+def unpackers(banger):
+    return [p for p, command in harness.children(banger.daemon.popen.pid).items() if 'banger-unpack' in command]
+
+
+@imports
+@pytest.mark.limit(120)
+def test_daemon_dies(worlds, base):
+    """kill -9 of the daemon takes its banger-unpack with it; the next start removes what was half-made."""
+    banger = worlds().start()
+    reading, writing = os.pipe()
+    process = subprocess.Popen([harness.PROGRAM['banger-ctl'], 'image', 'import', '-', '--name', 'slow'], stdin=reading,
+                               env=banger.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    os.close(reading)
+    os.write(writing, member('a', bytes(50_000)))
+    pid, = harness.until(lambda: unpackers(banger), 'banger-unpack to run')
+    banger.kill()
+    harness.until(lambda: pid not in harness.children(), 'banger-unpack to die')
+    os.close(writing)
+    assert process.wait(30) in (1, 3)
+    process.stderr.close()
+    banger.start()
+    banger.settled()
+    assert os.listdir(banger.state / 'staging') == []
+    assert banger.ctl('image', 'ls', '--json').json['images'] == []
+
+
+@imports
+@root_only
+@pytest.mark.limit(120)
+def test_import_size(banger, base):
+    (base / 'a.tar').write_bytes(small_tree())
+    banger.ctl('image', 'import', base / 'a.tar', '--name', 'sized', '--size', '300M')
+    image, rootfs = rootfs_of(banger, 'sized')
+    assert image['size'] == 300 * MIB == os.stat(rootfs).st_size
+    fsck(rootfs)

@@ -285,6 +285,9 @@ static void a_view_walks_in_order(void **state)
 	_cleanup_image_ struct banger_image third = {0};
 	assert_int_equal(store_view_next_image(v, -1, second, &third, &err), 1);
 	assert_true(strcmp(third.id, second) > 0);
+	_cleanup_image_ struct banger_image again = {0};
+	assert_int_equal(store_view_next_image(v, -1, second, &again, &err), 1);
+	assert_string_equal(again.id, third.id);
 	for (last[0] = '\0';; drafts++) {
 		_cleanup_image_ struct banger_image i = {0};
 		if (store_view_next_image(v, BANGER_DRAFT, last[0] ? last : NULL, &i, &err) <= 0)

@@ -263,8 +263,8 @@ class Banger:
             'PATH': os.environ['PATH'], 'HOME': str(self.base / 'home'), 'LC_ALL': 'C.UTF-8',
             'BANGER_STATE_DIR': str(self.state), 'BANGER_RUNTIME_DIR': str(self.run_dir),
             'BANGER_LIBEXEC_DIR': str(self.base / 'libexec'),
-            'ASAN_OPTIONS': 'detect_stack_use_after_return=0', 'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1',
-            'TSAN_OPTIONS': 'halt_on_error=0', **(env or {})}
+            'ASAN_OPTIONS': f'suppressions={pathlib.Path(__file__).parent}/asan.supp',
+            'UBSAN_OPTIONS': 'print_stacktrace=1:halt_on_error=1', 'TSAN_OPTIONS': 'halt_on_error=0', **(env or {})}
         self.setpriv = tuple(setpriv)
         self.daemon = None
         self.mounts = []

@@ -3,6 +3,7 @@
 programs archived, hostile archives, its sandbox, and image import through the daemon.
 """
 import contextlib
+import copy
 import fcntl
 import gzip
 import json
@@ -495,6 +496,125 @@ def test_hostile(case, image):
     assert outcome.error['code'] == code, outcome.error
     assert re.search(message, outcome.error['message']), outcome.error
     assert outcome.result is None
+
+
+# ---- random archives against a model of the rules
+
+class Model:
+    """What an archive's members make, by the rules of daemon/unpack/layer/layer.h, in the plainest way."""
+
+    def __init__(self):
+        self.root = {'kind': 'dir', 'names': {}}
+        self.root['parent'] = self.root
+
+    def walk(self, parts, make):
+        at, parts, followed = self.root, list(parts), 0
+        while parts:
+            part = parts.pop(0)
+            if part == '..':
+                at = at['parent']
+                continue
+            node = at['names'].get(part)
+            if node is None:
+                if not make:
+                    return None
+                node = at['names'][part] = {'kind': 'dir', 'names': {}, 'parent': at}
+            if node['kind'] == 'link':
+                followed += 1
+                if followed > 40:
+                    return None
+                if node['target'].startswith('/'):
+                    at = self.root
+                parts = [p for p in node['target'].split('/') if p] + parts
+            elif node['kind'] == 'dir':
+                at = node
+            else:
+                return None
+        return at
+
+    def apply(self, kind, path, argument):
+        """False: the archive would be refused, and the model is of no more use."""
+        *parents, name = path.split('/')
+        folder = self.walk(parents, True)
+        if folder is None:
+            return False
+        old = folder['names'].get(name)
+        if kind == 'hard':
+            *parents, last = argument.split('/')
+            there = self.walk(parents, False)
+            target = there and there['names'].get(last)
+            if not target or target['kind'] == 'dir' or (old and old['kind'] == 'dir'):
+                return False
+            if old is not target:
+                folder['names'].pop(name, None)
+                folder['names'][name] = target
+            return True
+        if kind == 'dir' and old and old['kind'] == 'dir':
+            return True
+        folder['names'].pop(name, None)
+        folder['names'][name] = {'dir': {'kind': 'dir', 'names': {}, 'parent': folder},
+                                 'file': {'kind': 'file', 'content': argument},
+                                 'link': {'kind': 'link', 'target': argument}}[kind]
+        return True
+
+    def listing(self):
+        """{path: what is there}, hard links told by the first of their names."""
+        found, first, queue = {}, {}, [('', self.root)]
+        while queue:
+            prefix, folder = queue.pop()
+            for name, node in folder['names'].items():
+                path = prefix + name
+                if node['kind'] == 'dir':
+                    found[path] = 'dir'
+                    queue.append((path + '/', node))
+                else:
+                    found[path] = (node['kind'], node.get('content', node.get('target')))
+                    first.setdefault(id(node), []).append(path)
+        return found, sorted(sorted(names) for names in first.values() if len(names) > 1)
+
+
+def listing_of(root):
+    found, first = {}, {}
+    for path, fact in trees.facts(root).items():
+        path = os.fsdecode(path)
+        if path != '.':
+            kind = {'0o40000': 'dir', '0o120000': 'link', '0o100000': 'file'}[fact['type']]
+            found[path] = 'dir' if kind == 'dir' else \
+                (kind, os.fsdecode(fact['target']) if kind == 'link' else (root / path).read_bytes())
+            if 'same' in fact:
+                first[tuple(os.fsdecode(n) for n in fact['same'])] = True
+    return found, sorted(sorted(names) for names in first)
+
+
+def random_members(rng, model):
+    """Members that the model accepts, and the bytes of them."""
+    def path():
+        return '/'.join(rng.choice('abcd') for _ in range(rng.choice((1, 1, 2, 2, 3, 4))))
+
+    out = []
+    for i in range(rng.randrange(5, 90)):
+        kind = rng.choice(('file', 'file', 'dir', 'link', 'hard'))
+        name = path()
+        argument = {'file': b'%d' % i * rng.choice((0, 1, 5000)), 'dir': None, 'hard': path(),
+                    'link': rng.choice(('', '/', '../', '../../')) + path()}[kind]
+        before = copy.deepcopy(model.root)
+        if model.apply(kind, name, argument):
+            out.append({'file': lambda: member(name, argument), 'dir': lambda: directory(name),
+                        'hard': lambda: hardlink(name, argument), 'link': lambda: symlink(name, argument)}[kind]())
+        else:
+            model.root = before
+    return out
+
+
+@root_only
+@pytest.mark.limit(120)
+def test_random_archives(image, base, good):
+    for seed in range(100):
+        rng, model = random.Random(seed), Model()
+        members = random_members(rng, model)
+        good(archive(*members))
+        with mounted(image, base / 'mnt') as mnt:
+            assert listing_of(mnt) == model.listing(), f'seed {seed}'
 
 
 # ---- compression

@@ -42,7 +42,16 @@ def namespace(base):
 
 
 @pytest.fixture
-def user(namespace, worlds, base):
+def programs(base, monkeypatch):
+    """Copies that any user can reach, wherever the build is."""
+    (base / 'bin').mkdir()
+    for name, path in harness.PROGRAM.items():
+        monkeypatch.setitem(harness.PROGRAM, name, pathlib.Path(shutil.copy(path, base / 'bin')))
+    shutil.copy(pathlib.Path(__file__).parent / 'asan.supp', base / 'bin')
+
+
+@pytest.fixture
+def user(namespace, worlds, base, programs):
     """A daemon of an ordinary user, in the user's default places."""
     home = base / 'home'
     home.mkdir()
@@ -54,6 +63,7 @@ def user(namespace, worlds, base):
     for name in ('BANGER_STATE_DIR', 'BANGER_RUNTIME_DIR'):
         del banger.env[name]
     banger.env['HOME'] = str(home)
+    banger.env['ASAN_OPTIONS'] = f'suppressions={base}/bin/asan.supp'
     banger.env['XDG_RUNTIME_DIR'] = str(base / 'run')
     banger.state = home / '.local/state/banger'
     banger.socket = base / 'run/banger/bangerd.sock'

@@ -382,6 +382,7 @@ def test_more_clients_than_allowed(worlds, base):
     config = base / 'config.json'
     config.write_text('{"connections": 20}')
     banger = worlds(env={'BANGER_CONFIG': str(config)}).start()
+    until(lambda: banger.call('status')['clients'] == 1, 'earlier connections to end')
     clients = [banger.wire() for _ in range(30)]
     served = []
     for client in clients:

@@ -211,7 +211,7 @@ static void lets_work(void **state)
 
 static void take_too_much(void)
 {
-	char *p = malloc((size_t)2 << 30);
+	char *volatile p = malloc((size_t)2 << 30); /* or the compiler would do without */
 
 	if (p)
 		_exit(6);

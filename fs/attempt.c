@@ -8,6 +8,7 @@
 #include "attempt.h"
 #include <string.h>
 #include "content/content.h"
+#include "follow.h"
 
 #define SHOWN_MS 5000   /* at most until the model shows a change that was made */
 #define CONTENT_MS 2000 /* and until rootfs/ does */
@@ -97,9 +98,14 @@ int attempt_change(struct attempt *a, const char *method, struct json_object *pa
 {
 	_cleanup_json_ struct json_object *result = NULL;
 
+	int r = follow_ready(a->fs->follow, &a->err);
+	if (r < 0) {
+		json_object_put(params);
+		return r;
+	}
 	calls_own(a->fs->calls, a->op.s);
 	a->own = true;
-	int r = attempt_ask(a, method, params, &result, NULL);
+	r = attempt_ask(a, method, params, &result, NULL);
 	int64_t generation = r == 0 ? banger_json_int(result, "generation", -1) : -1;
 	if (r < 0) {
 		/* Perhaps the connection broke between the change and its answer. If not, and the

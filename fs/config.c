@@ -65,13 +65,21 @@ void config_close(struct fs *fs, struct handle *h)
 void config_read(struct handle *h, fuse_req_t req, size_t size, off_t off)
 {
 	struct config_handle *c = of(h);
+	_cleanup_free_ char *copy = NULL;
+	size_t n = 0;
 
 	pthread_mutex_lock(&c->lock);
-	if (off < 0 || (size_t)off >= c->len)
-		fuse_reply_buf(req, NULL, 0);
-	else
-		fuse_reply_buf(req, c->buf + off, size < c->len - off ? size : c->len - off);
+	if (off >= 0 && (size_t)off < c->len)
+		n = size < c->len - off ? size : c->len - off;
+	copy = malloc(n + 1);
+	if (copy)
+		memcpy(copy, c->buf + (n > 0 ? off : 0), n);
 	pthread_mutex_unlock(&c->lock);
+	/* Once it is answered the handle may be closed. */
+	if (copy)
+		fuse_reply_buf(req, copy, n);
+	else
+		fuse_reply_err(req, ENOMEM);
 }
 
 static int resize(struct config_handle *c, size_t len)

@@ -10,7 +10,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
-#include "tree.h"
+#include "handle.h"
 
 int entry_disk(struct fs *fs, uint64_t owner, const struct disk *d, const char *path,
 	struct fuse_entry_param *e)

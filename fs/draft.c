@@ -115,7 +115,7 @@ static int handle_for(struct change *c, const struct image_ref *draft, uint64_t 
 
 	if (disk_handle_new(c->fs, node, fd, true, draft->number, &h) < 0)
 		return banger_error_oom(&c->attempt.err);
-	c->fi.fh = (uintptr_t)h;
+	handle_give(c->fs, &h->h, &c->fi);
 	return 0;
 }
 
@@ -144,7 +144,7 @@ static void open_config(struct change *c)
 			attempt_refuse_errno(&c->attempt, r, "%s", JSON_NAME);
 	}
 	if (r == 0) {
-		c->fi.fh = (uintptr_t)h;
+		handle_give(c->fs, h, &c->fi);
 		c->fi.direct_io = 1;
 	}
 	answer_open(c, r);
@@ -248,7 +248,7 @@ static void create_config(struct change *c)
 		return;
 	}
 	e.attr.st_size = 0;
-	c->fi.fh = (uintptr_t)h;
+	handle_give(c->fs, h, &c->fi);
 	c->fi.direct_io = 1;
 	answer_create(c, &e);
 }

@@ -81,16 +81,12 @@ void events_freep(struct events **p)
 
 	if (!e)
 		return;
-	for (struct reader *r; (r = e->readers);) {
-		e->readers = r->next;
-		free_reader(r);
-	}
 	pthread_mutex_destroy(&e->lock);
 	free(e);
 	*p = NULL;
 }
 
-int events_open(struct events *e, struct fuse_file_info *fi)
+int events_open(struct events *e, struct handle **ret)
 {
 	struct reader *r = calloc(1, sizeof(*r));
 
@@ -101,10 +97,7 @@ int events_open(struct events *e, struct fuse_file_info *fi)
 	r->next = e->readers;
 	e->readers = r;
 	pthread_mutex_unlock(&e->lock);
-	fi->fh = (uintptr_t)r;
-	fi->direct_io = 1;
-	fi->nonseekable = 1;
-	fi->noflush = 1;
+	*ret = &r->h;
 	return 0;
 }
 

@@ -16,7 +16,7 @@
 struct handle;
 
 int events_new(struct events **ret);
-void events_freep(struct events **e); /* no reader may be open but those the kernel has given up */
+void events_freep(struct events **e); /* no reader may be open */
 /* Answer those who wait, now and from now on, with the end of the file. */
 void events_stop(struct events *e);
 
@@ -24,7 +24,7 @@ void events_stop(struct events *e);
 void events_publish(struct events *e, const char *line, size_t len);
 bool events_wanted(struct events *e);
 
-int events_open(struct events *e, struct fuse_file_info *fi);
+int events_open(struct events *e, struct handle **ret);
 void events_close(struct events *e, struct handle *h);
 /* These answer the request, now or later. */
 void events_read(struct events *e, struct handle *h, fuse_req_t req, size_t size, bool wait);

@@ -82,7 +82,7 @@ static void pass_close(struct fs *fs, fuse_req_t req, struct disk_handle *h)
 {
 	int id = h->backing_id > 0 ? files_pass_close(fs->files, h->open.node) : 0;
 
-	if (id > 0)
+	if (id > 0 && req)
 		fuse_passthrough_close(req, id);
 }
 #else
@@ -96,12 +96,50 @@ static void pass_close(struct fs *fs, fuse_req_t req, struct disk_handle *h)
 }
 #endif
 
+static void text_unref(struct text_handle *t)
+{
+	if (atomic_fetch_sub(&t->refs, 1) != 1)
+		return;
+	free(t->text);
+	free(t);
+}
+
+void handle_give(struct fs *fs, struct handle *h, struct fuse_file_info *fi)
+{
+	pthread_mutex_lock(&fs->lock);
+	h->next = fs->handles;
+	h->link = &fs->handles;
+	if (h->next)
+		h->next->link = &h->next;
+	fs->handles = h;
+	pthread_mutex_unlock(&fs->lock);
+	fi->fh = (uintptr_t)h;
+}
+
+static void unlist(struct fs *fs, struct handle *h)
+{
+	pthread_mutex_lock(&fs->lock);
+	if (h->link) {
+		*h->link = h->next;
+		if (h->next)
+			h->next->link = h->link;
+	}
+	pthread_mutex_unlock(&fs->lock);
+}
+
+void handle_close_all(struct fs *fs)
+{
+	while (fs->handles)
+		handle_close(fs, NULL, fs->handles);
+}
+
 void handle_close(struct fs *fs, fuse_req_t req, struct handle *h)
 {
 	struct disk_handle *d = (struct disk_handle *)h;
 
 	if (!h)
 		return;
+	unlist(fs, h);
 	switch (h->kind) {
 	case HANDLE_DISK:
 		pass_close(fs, req, d);
@@ -112,14 +150,17 @@ void handle_close(struct fs *fs, fuse_req_t req, struct handle *h)
 		free(d);
 		break;
 	case HANDLE_TEXT:
-		free(((struct text_handle *)h)->text);
-		free(h);
+		text_unref((struct text_handle *)h);
 		break;
 	case HANDLE_CONFIG:
 		config_close(fs, h);
 		break;
 	case HANDLE_EVENTS:
 		events_close(fs->events, h);
+		break;
+	case HANDLE_DIR:
+		disk_list_done(&((struct dir_handle *)h)->list);
+		free(h);
 		break;
 	}
 }
@@ -158,12 +199,13 @@ static int open_text(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 	if (!h)
 		return -ENOMEM;
 	h->h.kind = HANDLE_TEXT;
+	atomic_init(&h->refs, 1);
 	int r = node_type(ino)->text(fs, fuse_req_ctx(req), ino, &h->text, &h->len);
 	if (r < 0) {
 		free(h);
 		return r;
 	}
-	fi->fh = (uintptr_t)h;
+	handle_give(fs, &h->h, fi);
 	fi->direct_io = 1; /* what the next one reads may be another text */
 	fi->noflush = 1;
 	return 0;
@@ -192,7 +234,7 @@ static int open_disk(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 	if (r < 0)
 		return r;
 	TAKE_FD(fd);
-	fi->fh = (uintptr_t)h;
+	handle_give(fs, &h->h, fi);
 	fi->noflush = 1;
 	if (d.draft)
 		return 0;
@@ -201,12 +243,26 @@ static int open_disk(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 	return 0;
 }
 
+static int open_events(struct fs *fs, struct fuse_file_info *fi)
+{
+	struct handle *h;
+	int r = events_open(fs->events, &h);
+
+	if (r < 0)
+		return r;
+	handle_give(fs, h, fi);
+	fi->direct_io = 1;
+	fi->nonseekable = 1;
+	fi->noflush = 1;
+	return 0;
+}
+
 void file_open(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	int r;
 
 	if (ino == FIXED_EVENTS)
-		r = events_open(fs->events, fi);
+		r = open_events(fs, fi);
 	else if (node_type(ino)->text)
 		r = open_text(fs, req, ino, fi);
 	else if (node_kind(ino) == NODE_FILE)
@@ -247,32 +303,36 @@ static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, 
 	fuse_reply_buf(req, buf, n);
 }
 
-static void read_text(fuse_req_t req, const char *text, size_t len, size_t size, off_t off)
+static void read_text(fuse_req_t req, struct text_handle *t, size_t size, off_t off)
 {
-	if (off < 0 || (size_t)off >= len)
+	atomic_fetch_add(&t->refs, 1);
+	if (off < 0 || (size_t)off >= t->len)
 		fuse_reply_buf(req, NULL, 0);
 	else
-		fuse_reply_buf(req, text + off, size < len - off ? size : len - off);
+		fuse_reply_buf(req, t->text + off, size < t->len - off ? size : t->len - off);
+	text_unref(t);
 }
 
 void file_read(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	struct fuse_file_info *fi)
 {
 	struct handle *h = handle_of(fi);
-	const struct text_handle *t = (const struct text_handle *)h;
 
 	switch (h->kind) {
 	case HANDLE_DISK:
 		read_disk(req, (const struct disk_handle *)h, size, off);
 		break;
 	case HANDLE_TEXT:
-		read_text(req, t->text, t->len, size, off);
+		read_text(req, (struct text_handle *)h, size, off);
 		break;
 	case HANDLE_CONFIG:
 		config_read(h, req, size, off);
 		break;
 	case HANDLE_EVENTS:
 		events_read(fs->events, h, req, size, !(fi->flags & O_NONBLOCK));
+		break;
+	case HANDLE_DIR:
+		fuse_reply_err(req, EISDIR);
 		break;
 	}
 }

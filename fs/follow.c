@@ -15,6 +15,7 @@
 
 #define RETRY_FIRST_MS 20
 #define RETRY_MAX_MS 500
+#define READY_S 2 /* how long a caller waits for bangerd to be followed again */
 
 struct follow {
 	struct fs *fs;
@@ -25,6 +26,9 @@ struct follow {
 	pthread_cond_t cond;
 	bool stop;
 	struct banger_client *client; /* replaced under the lock; used by the thread */
+	bool live, hurry;
+	uint64_t attempts;           /* to come back that have ended */
+	struct banger_error failure; /* of the last */
 };
 
 /* ---- what the kernel is told */
@@ -225,9 +229,50 @@ static void pause_ms(struct follow *f, int ms)
 	t.tv_sec += t.tv_nsec / 1000000000L;
 	t.tv_nsec %= 1000000000L;
 	pthread_mutex_lock(&f->lock);
-	if (!f->stop)
-		pthread_cond_timedwait(&f->cond, &f->lock, &t);
+	while (!f->stop && !f->hurry && pthread_cond_timedwait(&f->cond, &f->lock, &t) == 0)
+		;
+	f->hurry = false;
 	pthread_mutex_unlock(&f->lock);
+}
+
+static void set_live(struct follow *f, bool live, const struct banger_error *failure)
+{
+	pthread_mutex_lock(&f->lock);
+	f->live = live;
+	if (failure) {
+		f->failure = *failure;
+		f->attempts++;
+	}
+	pthread_cond_broadcast(&f->cond);
+	pthread_mutex_unlock(&f->lock);
+}
+
+int follow_ready(struct follow *f, struct banger_error *err)
+{
+	struct timespec until;
+	int e = 0;
+
+	if (!f)
+		return 0;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += READY_S;
+	pthread_mutex_lock(&f->lock);
+	uint64_t before = f->attempts;
+	f->hurry |= !f->live;
+	if (f->hurry)
+		pthread_cond_broadcast(&f->cond);
+	/* The attempt that is under way may have begun before bangerd came: let one more end. */
+	while (e == 0 && !f->live && !f->stop && f->attempts < before + 2) {
+		f->hurry = true;
+		e = pthread_cond_timedwait(&f->cond, &f->lock, &until);
+	}
+	bool live = f->live;
+	struct banger_error failure = f->failure;
+	pthread_mutex_unlock(&f->lock);
+	if (live)
+		return 0;
+	return banger_error_set(err, BANGER_UNAVAILABLE, "%s",
+		failure.code ? failure.message : "bangerd does not answer");
 }
 
 /* Tell readers of `events` that they may have missed something, and up to where they have now. */
@@ -251,14 +296,16 @@ static void come_back(struct follow *f)
 		if (connect_and_catch_up(f, &err) == 0) {
 			log_info("following bangerd again",
 				KV_I("generation", model_generation(f->fs->model)));
-			errands_wake(f->fs->errands);
 			publish_ready(f);
+			set_live(f, true, NULL);
+			errands_wake(f->fs->errands);
 			return;
 		}
 		/* Each reason once, not twice a second. */
 		if (!stopping(f) && strcmp(last, err.message) != 0)
 			log_warn("cannot follow bangerd", KV_ERR(&err));
 		strcpy(last, err.message);
+		set_live(f, false, &err);
 		pause_ms(f, wait);
 		wait = wait * 2 < RETRY_MAX_MS ? wait * 2 : RETRY_MAX_MS;
 	}
@@ -274,6 +321,7 @@ static void *run(void *arg)
 		follow_stream(f, &err);
 		if (stopping(f))
 			break;
+		set_live(f, false, NULL);
 		log_warn("lost bangerd; what is published stays readable", KV_ERR(&err));
 		calls_drop_idle(f->fs->calls);
 		/* Also when bangerd is there and says what is not understood, again and again. */
@@ -293,6 +341,7 @@ int follow_new(struct fs *fs, const char *socket, struct follow **ret, struct ba
 		return banger_error_oom(err);
 	}
 	f->fs = fs;
+	f->live = true;
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_condattr_init(&a);
 	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
@@ -325,7 +374,7 @@ void follow_freep(struct follow **p)
 	f->stop = true;
 	if (f->client)
 		banger_client_shutdown(f->client);
-	pthread_cond_signal(&f->cond);
+	pthread_cond_broadcast(&f->cond);
 	pthread_mutex_unlock(&f->lock);
 	if (f->running)
 		pthread_join(f->thread, NULL);

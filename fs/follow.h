@@ -16,4 +16,9 @@ int follow_new(struct fs *fs, const char *socket, struct follow **ret, struct ba
 int follow_start(struct follow *f);
 void follow_freep(struct follow **f);
 
+/* Before a change is asked for: 0 while bangerd is followed, so that the change will be seen to happen.
+ * Otherwise another attempt to come back is made at once, and if it fails the reason is given. NULL
+ * counts as followed. */
+int follow_ready(struct follow *f, struct banger_error *err);
+
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "change.h"
 #include "events.h"
+#include "handle.h"
 
 /* ---- notifications, by libfuse */
 
@@ -49,6 +50,7 @@ void fs_freep(struct fs **p)
 
 	if (!fs)
 		return;
+	handle_close_all(fs);
 	errands_freep(&fs->errands);
 	notify_freep(&fs->notify);
 	calls_freep(&fs->calls);

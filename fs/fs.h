@@ -53,15 +53,17 @@ struct fs {
 	struct last_errors *last_errors;
 	struct events *events;
 	struct changes *changes;
+	struct follow *follow;         /* not owned */
 	pthread_rwlock_t content_lock; /* read: while content is used; write: to set it */
 	struct content *content;       /* NULL before it was started and after it was stopped */
 	uid_t uid; /* owner of what is shown, and who may change it beside root */
 	gid_t gid;
 	struct timespec started;
 	bool passthrough;     /* the kernel agreed to it */
-	pthread_mutex_t lock; /* of the two below; innermost */
+	pthread_mutex_t lock; /* of what is below; innermost */
 	struct directories *directories;
 	char *rootfs_link; /* NULL: rootfs/ is a directory */
+	struct handle *handles;
 };
 
 /* Owned by the caller, never NULL once the first snapshot was taken. */

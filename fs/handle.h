@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Open files: what fi->fh points at. Four sorts; each begins with its kind.
+ * Open files and directories: what fi->fh points at. Each sort begins with a struct handle. They are
+ * listed, so that at the end those can be closed for which the kernel sent no RELEASE any more.
  */
 #ifndef FS_HANDLE_H
 #define FS_HANDLE_H
@@ -12,10 +13,19 @@ enum handle_kind {
 	HANDLE_TEXT,   /* content that was made at the open */
 	HANDLE_CONFIG, /* image.json of a draft, for writing (config.h) */
 	HANDLE_EVENTS, /* a reader of the stream (events.h) */
+	HANDLE_DIR,    /* a directory on disk */
 };
 
 struct handle {
 	enum handle_kind kind;
+	struct handle *next, **link; /* in the list of all */
+};
+
+/* What a listing of a directory on disk goes by. */
+struct dir_handle {
+	struct handle h;
+	struct disk_list list;
+	bool filled;
 };
 
 struct disk_handle {
@@ -28,6 +38,8 @@ struct disk_handle {
 
 struct text_handle {
 	struct handle h;
+	atomic_uint
+		refs; /* the open file's, and those of reads: a reply may outlast the RELEASE after it */
 	char *text;
 	size_t len;
 };
@@ -43,6 +55,10 @@ static inline struct disk_handle *disk_handle_of(const struct fuse_file_info *fi
 }
 
 /* ---- file.c: what is done with them; each answers the request. */
+
+/* Give a handle to the kernel: list it and set fi->fh. */
+void handle_give(struct fs *fs, struct handle *h, struct fuse_file_info *fi);
+void handle_close_all(struct fs *fs);
 
 /* Takes fd over on success. draft: number of the draft that it is a writer of, 0: it is not. */
 int disk_handle_new(struct fs *fs, uint64_t node, int fd, bool writable, uint64_t draft,

@@ -41,6 +41,7 @@ struct server {
 	pthread_t main_thread, watcher, starter;
 	int over; /* eventfd: the loop has ended */
 	atomic_bool ended;
+	bool told; /* to end, by a signal; the watcher's, until it is joined */
 };
 
 /* ---- messages of libfuse are records of ours */
@@ -222,6 +223,7 @@ static void *watcher(void *arg)
 		;
 	if (p[1].revents)
 		return NULL;
+	s->told = true;
 	log_info("unmounting", KV_S("path", s->options.mountpoint));
 	pthread_join(s->starter, NULL);
 	stop_content(s);
@@ -285,7 +287,7 @@ static int serve(struct server *s, struct follow *follow, struct banger_error *e
 	atomic_store(&s->ended, true);
 	eventfd_write(s->over, 1);
 	pthread_join(s->watcher, NULL);
-	if (s->fs->content) {
+	if (!s->told) {
 		/* Somebody's umount ended the loop; there is no path to the content any more. */
 		pthread_join(s->starter, NULL);
 		stop_content(s);
@@ -300,6 +302,7 @@ static int run(struct server *s, struct banger_error *err)
 	int r = clear_mountpoint(s->options.mountpoint, err);
 	if (r == 0)
 		r = follow_new(s->fs, s->config.socket, &follow, err);
+	s->fs->follow = follow;
 	if (r == 0)
 		r = mount_session(s, err);
 	if (r < 0)

@@ -165,6 +165,7 @@ static void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 {
 	const struct node_type *t = node_type(ino);
 	enum node_kind kind = node_kind(ino);
+	struct fs *fs = fs_of(req);
 	struct dir_handle *h = NULL;
 
 	if (!t->list) {
@@ -177,20 +178,17 @@ static void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 			fuse_reply_err(req, ENOMEM);
 			return;
 		}
+		h->h.kind = HANDLE_DIR;
+		handle_give(fs, &h->h, fi);
 	}
-	fi->fh = (uintptr_t)h;
 	fi->cache_readdir = fi->keep_cache = t->cache_listing;
 	if (fuse_reply_open(req, fi) == -ENOENT)
-		free(h);
+		handle_close(fs, NULL, handle_of(fi));
 }
 
 static void ops_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct dir_handle *h = (struct dir_handle *)(uintptr_t)fi->fh;
-
-	if (h)
-		disk_list_done(&h->list);
-	free(h);
+	handle_close(fs_of(req), req, handle_of(fi));
 	fuse_reply_err(req, 0);
 }
 
@@ -199,7 +197,7 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct 
 {
 	struct fs *fs = fs_of(req);
 	struct listing l = {.req = req, .plus = plus, .off = off, .size = size};
-	struct dir_handle *h = (struct dir_handle *)(uintptr_t)fi->fh;
+	struct dir_handle *h = (struct dir_handle *)handle_of(fi);
 	_cleanup_free_ char *buf = l.buf = malloc(size);
 	_cleanup_free_ uint64_t *referenced = l.referenced =
 		plus && h ? malloc((size / SMALLEST_ENTRY + 1) * sizeof(*referenced)) : NULL;

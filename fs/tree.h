@@ -22,11 +22,7 @@ struct listing {
 	2 /* cookies 1 and 2 are "." and ".."; entry n has cookie LISTING_FIRST + n                \
 	   */
 
-/* What a listing of a directory on disk goes by, kept with the open directory. */
-struct dir_handle {
-	struct disk_list list;
-	bool filled;
-};
+struct dir_handle; /* handle.h */
 
 /* A node's kind. Members may be NULL where they make no sense. Errors are -errno. */
 struct node_type {

@@ -317,8 +317,11 @@ static bool finish(struct program **at)
 
 	if (!p->ended || more_out || more_err)
 		return false;
-	uint8_t how[2] = {WIFSIGNALED(p->status),
-		WIFSIGNALED(p->status) ? WTERMSIG(p->status) : WEXITSTATUS(p->status)};
+	/* The signal's own bits rather than WIFSIGNALED(), which is a signed comparison: TCG (seen in
+	 * QEMU 7.2) loses the flags of one whose result is stored to a page that faults just then, and
+	 * after a fork many do. The host was told "exited with 0" of a program that was killed. */
+	const uint8_t signal = WTERMSIG(p->status);
+	const uint8_t how[2] = {signal != 0, signal != 0 ? signal : WEXITSTATUS(p->status)};
 	say(AGENT_EXIT, p->channel, how, sizeof(how), NULL, 0);
 	*at = p->next;
 	program_free(p);

@@ -4,10 +4,9 @@
  * Documentation/driver-api/early-userspace describes) by libarchive, not compressed, because
  * inflating it in an emulated VM costs more than reading it.
  *
- * A module that modules.dep does not know is built into the kernel, or the kernel has none; the
- * boot then says so. modules.dep lists behind each module what it needs, nearest first, so the list
- * is loaded from its end. Compressed modules (.ko.xz and the like) are unpacked here. What is read
- * was made by kernel_service_import(): paths are still checked, and sizes limited.
+ * Which modules, in which order, is modules.c's to say. Compressed ones (.ko.xz and the like) are
+ * unpacked here, because not every kernel can do that itself. What is read was made by
+ * kernel_service_import(): paths are still checked, and sizes limited.
  */
 #include <archive.h>
 #include <archive_entry.h>
@@ -17,14 +16,14 @@
 #include <sys/stat.h>
 #include <banger/log.h>
 #include "vm/initrd.h"
+#include "vm/modules.h"
 
 #define MODULE_MAX (64 * 1024 * 1024)
-#define DEP_MAX (16 * 1024 * 1024)
-#define MODULES_MAX 128
+#define TEXT_MAX (16 * 1024 * 1024)
 
 /* Ways to the root disk, the agent's port and the root filesystem, on each kind of machine a driver
  * makes. */
-static const char *const wanted[] = {"virtio_mmio", "virtio_blk", "virtio_console", "ext4"};
+static const char *const wanted[] = {"virtio_mmio", "virtio_blk", "virtio_console", "ext4", NULL};
 
 struct blob {
 	char *data;
@@ -40,9 +39,7 @@ struct build {
 	const struct vm_service_deps *deps;
 	const struct banger_kernel *kernel;
 	struct archive *out;
-	struct blob dep;
-	char *loaded[MODULES_MAX]; /* paths under modules/VERSION, in order */
-	size_t n_loaded;
+	size_t modules;
 };
 
 static int read_all(
@@ -152,110 +149,92 @@ static int put_agent(struct build *b, struct banger_error *err)
 	return r < 0 ? r : put_entry(b, "init", S_IFREG | 0755, agent.data, agent.len, err);
 }
 
-/* The name that a module has for the kernel: "kernel/drivers/block/virtio-blk.ko.xz" is
- * "virtio_blk". */
-static bool is_module(const char *path, size_t len, const char *name)
-{
-	const char *base = memrchr(path, '/', len);
-
-	base = base ? base + 1 : path;
-	size_t n = strcspn(base, ".:");
-	if (strlen(name) != n || base + n > path + len)
-		return false;
-	for (size_t i = 0; i < n; i++)
-		if ((base[i] == '-' ? '_' : base[i]) != name[i])
-			return false;
-	return true;
-}
-
-/* The line of modules.dep that begins with the module; NULL: there is none. */
-static const char *find_line(const struct build *b, const char *name)
-{
-	for (const char *l = b->dep.data; l && *l;
-		l = strchr(l, '\n') ? strchr(l, '\n') + 1 : NULL) {
-		size_t n = strcspn(l, ":\n");
-		if (l[n] == ':' && is_module(l, n, name))
-			return l;
-	}
-	return NULL;
-}
-
-static int put_module(struct build *b, const char *path, size_t len, struct banger_error *err)
+static int put_module(
+	struct build *b, const char *path, size_t number, FILE *list, struct banger_error *err)
 {
 	_cleanup_(blob_done) struct blob module = {0};
 	_cleanup_close_ int fd = -1;
 	char file[1024], name[32];
+	size_t len = strlen(path);
 
-	for (size_t i = 0; i < b->n_loaded; i++)
-		if (strlen(b->loaded[i]) == len && strncmp(b->loaded[i], path, len) == 0)
-			return 0;
-	if (b->n_loaded == MODULES_MAX)
-		return banger_error_set(err, BANGER_UNSUPPORTED,
-			"a boot would need more than %d modules", MODULES_MAX);
-	if ((size_t)snprintf(file, sizeof(file), "modules/%s/%.*s", b->kernel->version, (int)len,
-		    path) >= sizeof(file))
+	if ((size_t)snprintf(file, sizeof(file), "modules/%s/%s", b->kernel->version, path) >=
+		sizeof(file))
 		return banger_error_set(err, BANGER_CORRUPT, "a path in modules.dep is too long");
 	int r = b->deps->kernel_open(b->deps->kernels, b->kernel, file, &fd, err);
 	if (r == 0)
 		r = read_all(fd, MODULE_MAX, &module, file, err);
-	if (r == 0 && len > 3 && strncmp(path + len - 3, ".ko", 3) != 0)
+	if (r == 0 && len > 3 && strcmp(path + len - 3, ".ko") != 0)
 		r = decompress(&module, file, err);
 	if (r < 0)
 		return r;
-	snprintf(name, sizeof(name), "m/%zu.ko", b->n_loaded);
-	r = put_entry(b, name, S_IFREG | 0644, module.data, module.len, err);
-	if (r < 0)
-		return r;
-	b->loaded[b->n_loaded] = strndup(path, len);
-	if (!b->loaded[b->n_loaded])
-		return banger_error_oom(err);
-	b->n_loaded++;
-	return 0;
+	snprintf(name, sizeof(name), "m/%zu.ko", number);
+	fprintf(list, "/%s\n", name);
+	return put_entry(b, name, S_IFREG | 0644, module.data, module.len, err);
 }
 
-/* A module and what it needs. line: "a.ko: b.ko c.ko\n". */
-static int put_with_needs(struct build *b, const char *line, struct banger_error *err)
+/* A text of the kernel's modules directory; NULL in *ret when it has none of that name. */
+static int read_text(struct build *b, const char *name, struct blob *ret, struct banger_error *err)
 {
-	size_t self = strcspn(line, ":"), end = strcspn(line, "\n");
+	_cleanup_close_ int fd = -1;
+	struct banger_error why = {0};
+	char file[256];
 
-	while (end > self + 1) {
-		size_t start = end;
-		while (start > self + 1 && line[start - 1] != ' ')
-			start--;
-		if (end > start) {
-			int r = put_module(b, line + start, end - start, err);
-			if (r < 0)
-				return r;
-		}
-		end = start > self + 1 ? start - 1 : self + 1;
+	snprintf(file, sizeof(file), "modules/%s/%s", b->kernel->version, name);
+	int r = b->deps->kernel_open(b->deps->kernels, b->kernel, file, &fd, &why);
+	if (r < 0 && why.code == BANGER_NOT_FOUND)
+		return 0;
+	if (r < 0) {
+		if (err)
+			*err = why;
+		return r;
 	}
-	return put_module(b, line, self, err);
+	return read_all(fd, TEXT_MAX, ret, file, err);
+}
+
+static void texts_done(struct blob (*texts)[3])
+{
+	for (size_t i = 0; i < 3; i++)
+		blob_done(&(*texts)[i]);
+}
+
+static void order_done(char ***order)
+{
+	module_order_free(order);
+}
+
+static int find_order(struct build *b, char ***ret, struct banger_error *err)
+{
+	_cleanup_(texts_done) struct blob t[3] = {0};
+
+	int r = read_text(b, "modules.dep", &t[0], err);
+	if (r == 0)
+		r = read_text(b, "modules.softdep", &t[1], err);
+	if (r == 0)
+		r = read_text(b, "modules.builtin", &t[2], err);
+	const struct module_texts texts = {t[0].data, t[1].data, t[2].data};
+	return r < 0 ? r : module_order(&texts, wanted, ret, err);
 }
 
 static int put_modules(struct build *b, struct banger_error *err)
 {
-	_cleanup_close_ int fd = -1;
-	char file[256], list[MODULES_MAX * 16];
-	size_t n = 0;
+	_cleanup_(order_done) char **order = NULL;
+	_cleanup_free_ char *text = NULL;
+	size_t n = 0, size = 0;
 
 	if (!b->kernel->modules)
 		return 0; /* then everything must be built in */
-	snprintf(file, sizeof(file), "modules/%s/modules.dep", b->kernel->version);
-	int r = b->deps->kernel_open(b->deps->kernels, b->kernel, file, &fd, err);
-	if (r == 0)
-		r = read_all(fd, DEP_MAX, &b->dep, file, err);
+	int r = find_order(b, &order, err);
 	if (r == 0)
 		r = put_entry(b, "m", S_IFDIR | 0755, NULL, 0, err);
-	for (size_t i = 0; r == 0 && i < ELEMENTSOF(wanted); i++) {
-		const char *line = find_line(b, wanted[i]);
-		if (line)
-			r = put_with_needs(b, line, err);
-	}
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < b->n_loaded; i++)
-		n += snprintf(list + n, sizeof(list) - n, "/m/%zu.ko\n", i);
-	return put_entry(b, "modules.list", S_IFREG | 0644, list, n, err);
+	FILE *list = r < 0 ? NULL : open_memstream(&text, &size);
+	if (!list)
+		return r < 0 ? r : banger_error_oom(err);
+	for (; r == 0 && order[n]; n++)
+		r = put_module(b, order[n], n, list, err);
+	b->modules = n;
+	if (fclose(list) != 0)
+		return banger_error_oom(err);
+	return r < 0 ? r : put_entry(b, "modules.list", S_IFREG | 0644, text, size, err);
 }
 
 static int write_archive(struct build *b, int fd, struct banger_error *err)
@@ -295,13 +274,10 @@ int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel 
 	int r = write_archive(&b, fd, err);
 	if (r < 0)
 		banger_error_prefix(err, "initrd for kernel \"%s\"", kernel->name);
-	for (size_t i = 0; i < b.n_loaded; i++)
-		free(b.loaded[i]);
-	blob_done(&b.dep);
 	if (r < 0)
 		return r;
 	fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-	log_debug("initrd built", KV_S("kernel", kernel->name), KV_I("modules", b.n_loaded));
+	log_debug("initrd built", KV_S("kernel", kernel->name), KV_I("modules", b.modules));
 	*ret_fd = TAKE_FD(fd);
 	return 0;
 }

@@ -315,7 +315,7 @@ static int time_left(const struct state *s, int *ret_ms, struct banger_error *er
 
 static int turn(struct state *s, struct banger_error *err)
 {
-	enum { PORT, CANCEL, VMM, IN, OUT, ERR, COUNT };
+	enum { PORT, CANCEL, VMM, IN, OUT, ERR, CONSOLE, COUNT };
 	struct pollfd p[COUNT];
 	int ms, r = time_left(s, &ms, err);
 
@@ -329,12 +329,15 @@ static int turn(struct state *s, struct banger_error *err)
 	p[IN] = (struct pollfd){wants_stdin(s) ? s->r->stdin_fd : -1, POLLIN, 0};
 	p[OUT] = (struct pollfd){s->out.len ? s->out.fd : -1, POLLOUT, 0};
 	p[ERR] = (struct pollfd){s->err.len ? s->err.fd : -1, POLLOUT, 0};
+	p[CONSOLE] = (struct pollfd){s->r->console ? console_fd(s->r->console) : -1, POLLIN, 0};
 	if (poll(p, COUNT, ms) < 0)
 		return errno == EINTR
 			       ? 0
 			       : banger_error_set_errno(err, errno, "cannot wait for the VM");
 	if (p[CANCEL].revents)
 		return banger_error_set(err, BANGER_CANCELLED, "cancelled");
+	if (p[CONSOLE].revents)
+		console_read(s->r->console);
 	if (p[OUT].revents)
 		write_ring(&s->out);
 	if (p[ERR].revents)

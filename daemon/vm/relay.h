@@ -12,6 +12,7 @@
 
 #include <banger/agent.h>
 #include <banger/error.h>
+#include "vm/console.h"
 
 struct relay {
 	int port; /* the socket that is the other end of the virtio-serial port; non-blocking */
@@ -21,6 +22,7 @@ struct relay {
 	int64_t end_by;  /* the same for the program's end */
 	int stdin_fd, stdout_fd, stderr_fd; /* borrowed; -1: nothing to read, output dropped */
 	const struct agent_exec *exec;
+	struct console *console; /* to be read meanwhile; NULL: none */
 };
 
 struct relay_result {

@@ -23,13 +23,14 @@
 #include <banger/log.h>
 #include "vm/accel.h"
 #include "vm/command.h"
+#include "vm/console.h"
 #include "vm/initrd.h"
 #include "vm/relay.h"
 
 #define MEMORY_DEFAULT (256LL << 20)
 #define MEMORY_MIN (64LL << 20)
 #define BOOT_US 60000000LL
-#define CONSOLE_TAIL 600
+#define CONSOLE_SAID 500
 #define INITRDS 4
 
 struct running {
@@ -61,7 +62,9 @@ struct vm {
 	int64_t cpus, memory;
 	enum vm_accel accel;
 	char dir[PATH_MAX];
-	int dir_fd, kernel_fd, initrd_fd, disk_fd, console_fd;
+	int dir_fd, kernel_fd, initrd_fd, disk_fd;
+	int output_fd; /* the VMM's end of the console's pipe, until it is started */
+	struct console *console;
 	bool scratch;
 	struct vmm vmm;
 };
@@ -197,6 +200,17 @@ static int check_limits(struct vm *vm, const struct vm_run *run, struct banger_e
 	return 0;
 }
 
+static int make_console(struct vm *vm, struct banger_error *err)
+{
+	int p[2];
+
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return banger_error_set_errno(
+			err, errno, "cannot make a pipe for the VM's console");
+	vm->output_fd = p[1];
+	return console_new(vm->dir_fd, "console.log", p[0], &vm->console, err);
+}
+
 static int make_dir(struct vm *vm, struct banger_error *err)
 {
 	struct vm_service *s = vm->service;
@@ -214,11 +228,7 @@ static int make_dir(struct vm *vm, struct banger_error *err)
 		openat(s->vms_fd, vm->self.name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	if (vm->dir_fd < 0)
 		return banger_error_set_errno(err, errno, "cannot open the VM's directory");
-	vm->console_fd = openat(
-		vm->dir_fd, "console.log", O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-	return vm->console_fd < 0
-		       ? banger_error_set_errno(err, errno, "cannot make the VM's console log")
-		       : 0;
+	return make_console(vm, err);
 }
 
 static int make_disk(struct vm *vm, struct banger_error *err)
@@ -326,9 +336,12 @@ static int start(struct vm *vm, struct operation *op, struct banger_error *err)
 		.append = append,
 		.disk_fd = vm->disk_fd,
 		.disk_scratch = vm->scratch,
-		.console_fd = vm->console_fd,
+		.console_fd = vm->output_fd,
 	};
 	int r = vm->service->driver->start(vm->service->deps.config, &spec, &vm->vmm, err);
+	/* Its copy is the only one now: the console ends when the VMM does. */
+	banger_closep(&vm->output_fd);
+	vm->output_fd = -1;
 	if (r == 0)
 		log_info("VM started", KV_S("vm", vm->self.name), KV_S("image", vm->image.name),
 			KV_S("kernel", vm->kernel.name), KV_S("accel", vm_accel_name(vm->accel)),
@@ -336,26 +349,19 @@ static int start(struct vm *vm, struct operation *op, struct banger_error *err)
 	return r;
 }
 
-/* What the console said last, on one line, for a boot that failed. */
+/* What the console said last, for a VM that failed. */
 static void add_console(struct vm *vm, struct banger_error *err)
 {
-	char tail[CONSOLE_TAIL + 1];
-	struct stat st;
+	char said[CONSOLE_SAID];
+	struct banger_error whole;
 
-	if (!err || fstat(vm->console_fd, &st) < 0 || st.st_size == 0)
+	console_read(vm->console);
+	console_summary(vm->console, said, sizeof(said));
+	if (!err || !said[0])
 		return;
-	off_t from = st.st_size > CONSOLE_TAIL ? st.st_size - CONSOLE_TAIL : 0;
-	ssize_t n = pread(vm->console_fd, tail, CONSOLE_TAIL, from);
-	if (n <= 0)
-		return;
-	tail[n] = '\0';
-	for (char *p = tail; *p; p++)
-		if (*p == '\r' || *p == '\n')
-			*p = p[1] && p[1] != '\n' && p[1] != '\r' ? '|' : ' ';
-	char message[sizeof(err->message)];
-	memcpy(message, err->message, sizeof(message));
-	enum banger_code code = err->code;
-	banger_error_set(err, code, "%.400s; its console ends with: %s", message, tail);
+	banger_error_set(
+		&whole, err->code, "%.400s; its console ends with: %s", err->message, said);
+	*err = whole;
 }
 
 static int relay(struct vm *vm, struct operation *op, const struct vm_run *run,
@@ -373,6 +379,7 @@ static int relay(struct vm *vm, struct operation *op, const struct vm_run *run,
 		.stdout_fd = run->stdout_fd,
 		.stderr_fd = run->stderr_fd,
 		.exec = &vm->command.exec,
+		.console = vm->console,
 	};
 	int e = relay_run(&r, &result, err);
 	if (e < 0) {
@@ -397,7 +404,8 @@ static void vm_done(struct vm *vm)
 	banger_closep(&vm->kernel_fd);
 	banger_closep(&vm->initrd_fd);
 	banger_closep(&vm->disk_fd);
-	banger_closep(&vm->console_fd);
+	banger_closep(&vm->output_fd);
+	console_freep(&vm->console);
 	banger_closep(&vm->dir_fd);
 	if (vm->dir[0])
 		remove_tree(vm->dir);
@@ -415,7 +423,7 @@ int vm_service_run(struct vm_service *s, struct operation *op, const struct vm_r
 		.kernel_fd = -1,
 		.initrd_fd = -1,
 		.disk_fd = -1,
-		.console_fd = -1,
+		.output_fd = -1,
 		.vmm = {.pidfd = -1, .port = -1}};
 
 	snprintf(vm.self.name, sizeof(vm.self.name), "vm-%s", operation_id(op) + 3);

@@ -149,6 +149,16 @@ static int publish(struct promotion *p, struct banger_error *err)
 	return 0;
 }
 
+/* A deletion that was under way when the claim was taken has either committed before this has the lock,
+ * or sees the claim. Without it, a draft that is gone would be sealed while its files are removed. */
+static int still_there(const struct promotion *p, struct banger_error *err)
+{
+	_cleanup_(publication_leavep) struct publication_lock *held =
+		publication_enter(p->s->deps.publication);
+
+	return recheck(p, err);
+}
+
 /* Everything between the claim and the answer. */
 static int promote(struct promotion *p, struct banger_error *err)
 {
@@ -194,7 +204,9 @@ int image_service_promote(struct image_service *s, struct operation *op, const c
 	if (r < 0)
 		return r;
 	FAULT_POINT("image.promote.claimed");
-	r = promote(&p, err);
+	r = still_there(&p, err);
+	if (r == 0)
+		r = promote(&p, err);
 	if (r == 0)
 		*ret = image_take(&p.image);
 	return r;

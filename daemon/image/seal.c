@@ -370,7 +370,8 @@ static int undo_one(struct seal *seal, size_t i)
 		renameat2(seal->undo_fd, name, seal->dir_fd, f->name, RENAME_EXCHANGE) < 0)
 		return -errno;
 	f->exchanged = false;
-	return f->recorded ? restore_mode(seal->dir_fd, f->name, f->mode) : 0;
+	int r = f->recorded ? restore_mode(seal->dir_fd, f->name, f->mode) : 0;
+	return r == -ENOENT ? 0 : r; /* what is gone needs no mode */
 }
 
 void seal_undo(struct seal *seal)

@@ -394,7 +394,8 @@ def test_more_clients_than_allowed(worlds, base):
             served.append(client)
         else:
             assert reply is None or reply['error']['code'] in ('busy', 'unavailable')
-    assert len(served) == 20
+    # The connection that asked for the status may not have been taken off yet.
+    assert len(served) in (19, 20)
     for client in clients:
         client.close()
 

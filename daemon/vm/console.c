@@ -87,13 +87,23 @@ void console_read(struct console *c)
 	}
 }
 
-/* The ring's text in order, without escape sequences and carriage returns; NUL-terminated. */
+/* The ring's text in order, without terminal control sequences ("ESC [ … letter") and other bytes that
+ * are no text; NUL-terminated. */
 static void linearise(const struct console *c, char text[RING + 1])
 {
+	enum { TEXT, ESCAPE, SEQUENCE } state = TEXT;
 	size_t n = c->total < RING ? c->total : RING, out = 0;
+
 	for (size_t i = c->total - n; i < c->total; i++) {
 		char b = c->ring[i % RING];
-		text[out++] = b == '\n' || (b >= ' ' && b < 0x7f) ? b : ' ';
+		if (state == TEXT && b == '\033')
+			state = ESCAPE;
+		else if (state == ESCAPE)
+			state = b == '[' ? SEQUENCE : TEXT;
+		else if (state == SEQUENCE)
+			state = b >= '@' && b <= '~' ? TEXT : SEQUENCE;
+		else
+			text[out++] = b == '\n' || (b >= ' ' && b < 0x7f) ? b : ' ';
 	}
 	text[out] = '\0';
 }

@@ -71,12 +71,17 @@ static const char *line_of_path(const struct module_texts *t, const char *path, 
 	return NULL;
 }
 
-/* The module that a soft dependency means: of that name, or, since it may be an alias ("crc32c"), its plain
- * implementation, which by custom is NAME_generic. */
+/* The module that a soft dependency means. It may be an alias of the crypto layer ("crc32c",
+ * "crypto-crc32c"); then the plain implementation is taken, which by custom is NAME_generic. */
 static const char *soft_line(const struct module_texts *t, const char *word, size_t n)
 {
+	static const char prefix[] = "crypto-";
 	char name[80];
 
+	if (n > sizeof(prefix) - 1 && memcmp(word, prefix, sizeof(prefix) - 1) == 0) {
+		word += sizeof(prefix) - 1;
+		n -= sizeof(prefix) - 1;
+	}
 	if (n == 0 || n > 64)
 		return NULL;
 	snprintf(name, sizeof(name), "%.*s_generic", (int)n, word);

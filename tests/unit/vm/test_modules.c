@@ -21,7 +21,7 @@ static const char dep[] =
 	"kernel/crypto/crc32c_generic.ko.xz:\n"
 	"kernel/fs/ext4/ext4_more.ko.xz:";
 static const char softdep[] = "softdep other pre: nothing\nsoftdep ext4 pre: crc32c absent post: "
-			      "mbcache\nsoftdep ext4_more post: ext4\n";
+			      "mbcache\nsoftdep ext4_more post: ext4\nsoftdep jbd2 pre: crc32c\n";
 static const char builtin[] = "kernel/drivers/char/virtio_console.ko\nkernel/lib/crc16.ko\n";
 
 /* The order as one text of base names. */
@@ -50,7 +50,7 @@ static void needs_come_first(void **state)
 	const char *const names[] = {"virtio_mmio", "virtio_blk", "virtio_console", "ext4", NULL};
 	assert_string_equal(order(&t, names, &err),
 		"virtio_ring.ko.xz virtio.ko.xz virtio_mmio.ko.xz virtio-blk.ko.xz "
-		"jbd2.ko.xz mbcache.ko.xz crc32c_generic.ko.xz ext4.ko.xz ");
+		"crc32c_generic.ko.xz jbd2.ko.xz mbcache.ko.xz ext4.ko.xz ");
 }
 
 static void says_what_is_missing(void **state)

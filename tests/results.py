@@ -4,6 +4,11 @@
 
     results.py DIR     DIR/unit-*.json (meson), scenario-*.xml (pytest), steps (one "NAME STATUS" a line)
 
+    results.py --again XML       the pytest ids of what failed in a run, when they are few
+
+A scenario that failed is run once more where few did (contrib/test), since a machine with other work on it can be
+late for a time limit. DIR/again-*.xml says how that went: what passed then counts as passed and is named.
+
 Prints each failure and, last, "N passed, N failed". A cmocka program counts as its test functions. Exit 1 on any
 failure, and when nothing passed.
 """
@@ -48,7 +53,33 @@ def pytest_results(path):
             yield name, True, ''
 
 
+AGAIN_AT_MOST = 6
+
+
+def failed_ids(path):
+    """pytest's ids of the failed cases of a junit file; none when they are too many to be an accident."""
+    ids = []
+    for case in xml.etree.ElementTree.parse(path).iter('testcase'):
+        if case.find('failure') is not None or case.find('error') is not None:
+            test = case.get('classname').replace('.', '/') + '.py::' + case.get('name')
+            if test not in ids:
+                ids.append(test)
+    return ids if len(ids) <= AGAIN_AT_MOST else []
+
+
+def passed_again(logs):
+    """Names of scenarios, as pytest_results() has them, that passed when they were run once more."""
+    wrong, right = set(), set()
+    for path in logs.glob('again-*.xml'):
+        for name, passed, _ in pytest_results(path):
+            (right if passed else wrong).add(name.replace('again-', 'scenario-', 1))
+    return right - wrong
+
+
 def main():
+    if sys.argv[1] == '--again':
+        print('\n'.join(failed_ids(pathlib.Path(sys.argv[2]))))
+        return
     logs = pathlib.Path(sys.argv[1])
     results = []
     steps = logs / 'steps'
@@ -61,6 +92,10 @@ def main():
         results.extend(meson_results(path))
     for path in sorted(logs.glob('scenario-*.xml')):
         results.extend(pytest_results(path))
+    again = passed_again(logs)
+    for name in sorted({name for name, passed, _ in results if not passed and name in again}):
+        print(f'PASSED ONLY WHEN IT WAS RUN ONCE MORE: {name}')
+    results = [(name, True, '') if name in again else (name, passed, text) for name, passed, text in results]
     failed = [r for r in results if not r[1]]
     for name, _, text in failed:
         print(f'FAILED {name}')

@@ -4,10 +4,11 @@
  *
  *	claim      the draft is busy: no change to it, no new descriptor, no second promotion
  *	seal       no writer is left (seal.h)
- *	validate   rootfs.ext4 is there, is a sound filesystem; its digest; artifacts by reference
- *copied sync       contents, modes, directory (durable.h, rule 2) publish    under the publication
- *lock: is the name still free and the row as it was; rename drafts/ID to images/ID; the row; the
- *event forget     the records that would have undone it
+ *	validate   rootfs.ext4 is there, is a sound filesystem; its digest; artifacts by reference copied
+ *	sync       contents, modes, directory (durable.h, rule 2)
+ *	publish    under the publication lock: is the name still free and the row as it was; rename
+ *	           drafts/ID to images/ID; the row; the event
+ *	forget     the records that would have undone it
  *
  * All that is slow is before the lock. A failure anywhere gives the draft back as it was; so does a
  *crash before the commit, at the next start.

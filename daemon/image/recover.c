@@ -2,18 +2,16 @@
 /*
  * Recovery: after a crash, directories are made to agree with the rows.
  *
- *	row		directory in		what happened			what is done
- *	draft		drafts			nothing				-
- *	published	images			nothing				-
- *	draft		images			died between rename and commit	moved back
- *	published	drafts, staging		the rename was not on the disk	moved forward, if
- *the digest is the row's draft		nowhere			the same of a new draft
- *made again, empty
- *	published	nowhere			no crash of ours		reported; the row
- *stays none		drafts, images		died while it was made, or	trash after a
- *deletion's commit
- *	-		staging			an operation died		undone (seal.h),
- *removed
+ *	row        directory in      what happened                     what is done
+ *	draft      drafts            nothing                           -
+ *	published  images            nothing                           -
+ *	draft      images            died between rename and commit    moved back
+ *	published  drafts, staging   the rename was not on the disk    moved forward, if the digest is the row's
+ *	draft      nowhere           the same of a new draft           made again, empty
+ *	published  nowhere           no crash of ours                  reported; the row stays
+ *	none       drafts, images    died while it was made, or        trash
+ *	                             after a deletion's commit
+ *	-          staging           an operation died                 undone (seal.h), removed
  *
  * Whoever loses power or the process in here starts again: each repair is one rename, and none
  *depends on another's having been done. A row is never removed. A published image whose files are

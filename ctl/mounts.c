@@ -3,7 +3,7 @@
  * /proc/self/mountinfo, and who holds a mount. A line is
  *	ID PARENT MAJ:MIN ROOT POINT OPTIONS [TAG...] - TYPE SOURCE SUPEROPTIONS
  * with spaces and the like in ROOT, POINT and SOURCE as \040 (proc(5)). Where mounts cover each
- *other the last line counts.
+ * other the last line counts.
  */
 #include <dirent.h>
 #include <fcntl.h>

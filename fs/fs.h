@@ -3,8 +3,8 @@
  * The registry's FUSE connection: what its parts share.
  *
  *	kernel ──► ops.c ──► dir_*.c, file.c, xattr.c      answered from the model and open
- *descriptors └────► change.c, draft.c ──► calls.h  changes: requests to bangerd bangerd ──►
- *follow.c ──► model.h ──► notify.h ──► kernel └───► events.h (readers of `events`)
+ * descriptors └────► change.c, draft.c ──► calls.h  changes: requests to bangerd bangerd ──►
+ * follow.c ──► model.h ──► notify.h ──► kernel └───► events.h (readers of `events`)
  *
  * Threads: the session's workers run the handlers; the watch thread is the model's only writer; the
  * notify thread talks to the kernel unasked; the errands thread talks to bangerd unasked; the

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The inside of the agent: PID 1 of a VM, from the initrd to power-off. One thread, one poll(2)
- *loop.
+ * loop.
  *
  * What the daemon puts into the initrd beside the agent (as /init):
  *	/modules.list   paths of kernel modules in the initrd, one a line, in the order in which to
- *load them and onto the kernel's command line: banger.op=OP_ID banger.name=NAME
- *banger.root=/dev/vda [banger.ro]
+ * load them and onto the kernel's command line: banger.op=OP_ID banger.name=NAME
+ * banger.root=/dev/vda [banger.ro]
  */
 #ifndef BANGER_AGENT_INTERNAL_H
 #define BANGER_AGENT_INTERNAL_H

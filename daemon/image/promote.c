@@ -11,7 +11,7 @@
  *	forget     the records that would have undone it
  *
  * All that is slow is before the lock. A failure anywhere gives the draft back as it was; so does a
- *crash before the commit, at the next start.
+ * crash before the commit, at the next start.
  */
 #include <fcntl.h>
 #include <string.h>

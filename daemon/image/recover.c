@@ -14,9 +14,9 @@
  *	-          staging           an operation died                 undone (seal.h), removed
  *
  * Whoever loses power or the process in here starts again: each repair is one rename, and none
- *depends on another's having been done. A row is never removed. A published image whose files are
- *gone stays listed, refuses to be opened and can be deleted; and where the whole database is new
- *beside images that are not, nothing is touched at all.
+ * depends on another's having been done. A row is never removed. A published image whose files are
+ * gone stays listed, refuses to be opened and can be deleted; and where the whole database is new
+ * beside images that are not, nothing is touched at all.
  *
  * Every repair is logged under one operation, registry.recover, which exists only if there is one.
  */

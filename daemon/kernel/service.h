@@ -5,20 +5,20 @@
  * On disk, under STATE_DIR:
  *	kernels/ID/vmlinuz             as it came
  *	kernels/ID/vmlinux             the ELF image out of vmlinuz, when it can be entered by PVH:
- *boots faster kernels/ID/initrd, config      where the package had them
+ * boots faster kernels/ID/initrd, config      where the package had them
  *	kernels/ID/modules/VERSION/…   the package's lib/modules/VERSION, with modules.dep and
- *modules.softdep made here (a Debian package has none: its postinst runs depmod)
+ * modules.softdep made here (a Debian package has none: its postinst runs depmod)
  *	kernels/.staging-*, .trash-*   half-made and half-removed ones; recover() removes them
  * Files are 0444 and never change. A directory without a row in the store is left over from a
- *crash: the row is what makes a kernel.
+ * crash: the row is what makes a kernel.
  *
  * For the composition root: after store, hub, operations and publication lock,
  *	kernel_service_new(&(struct kernel_service_deps){…}, &kernels, err);
  *	kernel_service_recover(kernels, err);                    before serving
  *	…                                                        then image service, then VM service
  * deps.in_use is vm_service_kernel_in_use() with deps.vms the VM service; since that is made later,
- *it is set by kernel_service_set_in_use() before serving. registry.watch hands out
- *kernel_service_kernels_fd(). main.c may free in the reverse order of making.
+ * it is set by kernel_service_set_in_use() before serving. registry.watch hands out
+ * kernel_service_kernels_fd(). main.c may free in the reverse order of making.
  */
 #ifndef BANGER_KERNEL_SERVICE_H
 #define BANGER_KERNEL_SERVICE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Take a kernel out of what a person gave: a bare kernel image, a Debian package (deb(5): an ar
- *archive with data.tar.*), or a tar of a directory. Names that are taken, and where to:
+ * archive with data.tar.*), or a tar of a directory. Names that are taken, and where to:
  *	[boot/]vmlinuz[-*]                              vmlinuz
  *	[boot/]initrd[.img][-*]                         initrd
  *	[boot/]config[-*]                               config

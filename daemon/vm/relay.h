@@ -35,10 +35,10 @@ struct relay_result {
  *	CANCELLED, TIMEOUT       as asked
  *	UNAVAILABLE              the VM ended before the program did
  *	CORRUPT                  the agent says that the VM cannot be used (its words in the
- *message) NOT_FOUND, DENIED, …     the program could not be started (the agent's errno and words)
+ * message) NOT_FOUND, DENIED, …     the program could not be started (the agent's errno and words)
  *	INTERNAL                 the guest broke the protocol
  * Whichever, the caller ends the VM. A stdout or stderr that nobody reads any more (EPIPE) is
- *closed to the program as a pipe would be. */
+ * closed to the program as a pipe would be. */
 int relay_run(const struct relay *r, struct relay_result *ret, struct banger_error *err);
 
 /* Ask the agent to power the VM off; best effort, does not wait. */

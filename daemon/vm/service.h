@@ -3,22 +3,22 @@
  * VMService: boots images.
  *
  * In this first form a VM lives as long as the call that asked for it: vm_service_run() boots it,
- *runs one command, relays its descriptors and removes it. On disk, under STATE_DIR:
+ * runs one command, relays its descriptors and removes it. On disk, under STATE_DIR:
  *	vms/ID/{root.qcow2 or root.ext4,console.log}   removed with the VM; what a crash left, at
- *the next start accel.json                                     what the last trial of /dev/kvm said
+ * the next start accel.json                                     what the last trial of /dev/kvm said
  * VMs die with the daemon.
  *
  * For the composition root, after the image and kernel services:
  *	struct vm_service_deps d = {
  *		.config = config, .state_dir_fd = fd,
  *		.images = images, .image_find = image_service_find, .image_open =
- *image_service_open, .kernels = kernels, .kernel_find = kernel_service_find, .kernel_only =
- *kernel_service_only, .kernel_open = kernel_service_open}; vm_service_new(&d, &vms, err);
+ * image_service_open, .kernels = kernels, .kernel_find = kernel_service_find, .kernel_only =
+ * kernel_service_only, .kernel_open = kernel_service_open}; vm_service_new(&d, &vms, err);
  *	vm_service_recover(vms, err);                                        before serving
  *	kernel_service_set_in_use(kernels, vm_service_kernel_in_use, vms);
  * and image_service_deps.in_use calls vm_service_image_in_use(vms, id, err). Image and kernel
- *services must outlive it: vm_service_freep() comes before theirs; it waits for a trial of KVM that
- *is under way (ends it). The `doctor` method calls vm_service_doctor().
+ * services must outlive it: vm_service_freep() comes before theirs; it waits for a trial of KVM that
+ * is under way (ends it). The `doctor` method calls vm_service_doctor().
  */
 #ifndef BANGER_VM_SERVICE_H
 #define BANGER_VM_SERVICE_H

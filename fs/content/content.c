@@ -7,12 +7,12 @@
  *	    any ──stop, or somebody unmounted it──► ENDED
  *
  * The mount is taken down by path, lazily, from here: the content process has given up every right
- *to do so. That path leads through the registry's own connection, so nothing here may be called by
- *a thread that this connection needs in order to answer.
+ * to do so. That path leads through the registry's own connection, so nothing here may be called by
+ * a thread that this connection needs in order to answer.
  *
  * The process is started with fork and exec of /proc/self/exe. Between the two only what may be
- *called in the child of a process with threads; every descriptor but the control socket and the
- *standard three is closed by exec.
+ * called in the child of a process with threads; every descriptor but the control socket and the
+ * standard three is closed by exec.
  */
 #include <banger/log.h>
 #include <fcntl.h>

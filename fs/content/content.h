@@ -11,17 +11,17 @@
  *	content_wait(generation)                          "generation N" as it applies changes
  *
  * The supervisor is one thread in the registry process: it starts the content process, listens to
- *what it says, takes the mount down and starts anew (with growing pauses, at most 5 s) when the
- *process dies, and takes all down on content_stop(). The content process ends by itself when its
- *supervisor is gone and when somebody unmounts rootfs/ (which is then not put back).
+ * what it says, takes the mount down and starts anew (with growing pauses, at most 5 s) when the
+ * process dies, and takes all down on content_stop(). The content process ends by itself when its
+ * supervisor is gone and when somebody unmounts rootfs/ (which is then not put back).
  *
  * Where it mounts. MOUNTPOINT/rootfs is a directory that the registry's connection shows (mode
- *0755, owned by the server's uid: fusermount3 wants it writable by the user). The kernel resolves
- *that path through the registry's connection, so content_start() must come when its loop serves. An
- *ordinary user's fusermount3 is not let through that user's own FUSE mount unless it has
- *allow_other (the kernel compares the effective uid); then the content is mounted at a directory of
- *its own beside bangerd's sockets instead, and the registry has to show MOUNTPOINT/rootfs as a
- *symlink to that: `placed` is called with its path (see there).
+ * 0755, owned by the server's uid: fusermount3 wants it writable by the user). The kernel resolves
+ * that path through the registry's connection, so content_start() must come when its loop serves. An
+ * ordinary user's fusermount3 is not let through that user's own FUSE mount unless it has
+ * allow_other (the kernel compares the effective uid); then the content is mounted at a directory of
+ * its own beside bangerd's sockets instead, and the registry has to show MOUNTPOINT/rootfs as a
+ * symlink to that: `placed` is called with its path (see there).
  */
 #ifndef FS_CONTENT_CONTENT_H
 #define FS_CONTENT_CONTENT_H

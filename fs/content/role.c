@@ -6,8 +6,8 @@
  *	snapshot → threads: serve (several), follow the registry, wait for the supervisor's end
  *
  * Requests are only taken from the kernel when the first snapshot is complete; until then whoever
- *looks under rootfs/ waits, instead of seeing it empty. The main thread serves, and when it comes
- *back the content was unmounted.
+ * looks under rootfs/ waits, instead of seeing it empty. The main thread serves, and when it comes
+ * back the content was unmounted.
  *
  * It ends with _exit(): nothing here needs tidying up that the kernel does not tidy up.
  */

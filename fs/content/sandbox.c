@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The content process reads what strangers have made, so it keeps nothing that they could use: it
- *has the FUSE device, bangerd's socket and image files, and may open more image files. Three walls:
+ * has the FUSE device, bangerd's socket and image files, and may open more image files. Three walls:
  *
  *	capabilities	none; for root CAP_DAC_READ_SEARCH, because images may belong to another
- *user Landlock	opening is reading, beneath the images directory; no other path exists
+ * user Landlock	opening is reading, beneath the images directory; no other path exists
  *	seccomp		a list of system calls; no exec, no fork, no ptrace, no sockets but Unix
- *ones
+ * ones
  *
  * Landlock is there from Linux 5.13 on and may be switched off: without it the other two stand.
- *seccomp looks at numbers, not at paths; that openat cannot write is in its list too.
+ * seccomp looks at numbers, not at paths; that openat cannot write is in its list too.
  *
  * Reconnecting to bangerd needs socket and connect; a thread needs clone (clone3, whose flags a
- *filter cannot see, is said not to exist; the C library then uses clone).
+ * filter cannot see, is said not to exist; the C library then uses clone).
  */
 #include <banger/log.h>
 #include <fcntl.h>

@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The agent protocol: what bangerd and the agent inside a VM say to each other over one
- *virtio-serial port, several programs at once. Either end treats the other as hostile: a guest is
- *root in its VM and can write anything to the port.
+ * virtio-serial port, several programs at once. Either end treats the other as hostile: a guest is
+ * root in its VM and can write anything to the port.
  *
  * A frame is 8 bytes of header and a payload:
  *	byte 0     type (enum agent_type)
  *	byte 1     0
  *	bytes 2-3  channel, little-endian: 0 is the VM itself, 1 to 65535 a program that the host
- *started bytes 4-7  length of the payload, little-endian, at most AGENT_PAYLOAD_MAX
+ * started bytes 4-7  length of the payload, little-endian, at most AGENT_PAYLOAD_MAX
  *
  * The agent's first frame is HELLO, or FAILED when it could not get so far. The host starts a
- *program with EXEC on a channel that is not in use. Data flows under credit: a sender may send
- *AGENT_WINDOW bytes of each stream before it has got credit, then as many more as each CREDIT
- *grants; who sends more breaks the protocol. The host gives stdin, ended by END; the agent gives
- *stdout and stderr, and EXIT as the channel's last frame, after all output that the program had
- *written when it ended. REFUSED instead of any data says that the program could not be started, and
- *is the channel's last frame too. CLOSE tells a sender that its data is not wanted any more: of
- *stdin, because the program closed it or ended; of an output, because its reader went away (the
- *program then gets SIGPIPE, as it would without a VM between).
+ * program with EXEC on a channel that is not in use. Data flows under credit: a sender may send
+ * AGENT_WINDOW bytes of each stream before it has got credit, then as many more as each CREDIT
+ * grants; who sends more breaks the protocol. The host gives stdin, ended by END; the agent gives
+ * stdout and stderr, and EXIT as the channel's last frame, after all output that the program had
+ * written when it ended. REFUSED instead of any data says that the program could not be started, and
+ * is the channel's last frame too. CLOSE tells a sender that its data is not wanted any more: of
+ * stdin, because the program closed it or ended; of an output, because its reader went away (the
+ * program then gets SIGPIPE, as it would without a VM between).
  *
  * What one end does not know is an error: the version in HELLO is for that. Later versions add
- *types.
+ * types.
  */
 #ifndef BANGER_AGENT_H
 #define BANGER_AGENT_H

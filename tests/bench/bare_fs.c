@@ -3,12 +3,12 @@
  * A bare FUSE server: what libfuse and the kernel cost when the server does nothing else.
  *
  *	bare_fs MOUNTPOINT names COUNT   the directories image-000000 … each with image.json and
- *rootfs.ext4 bare_fs MOUNTPOINT file PATH     one file, "file": the bytes of PATH, keep_cache, read
- *by splice
+ * rootfs.ext4 bare_fs MOUNTPOINT file PATH     one file, "file": the bytes of PATH, keep_cache, read
+ * by splice
  *
  * The tree is computed, not stored: inode 1 is the root; directory i is inode 2 + 3i and its two
- *files are the next two numbers. Timeouts are infinite, directories are cached, readdirplus is left
- *to the kernel: the settings with which such a server was measured to be fastest.
+ * files are the next two numbers. Timeouts are infinite, directories are cached, readdirplus is left
+ * to the kernel: the settings with which such a server was measured to be fastest.
  */
 #define FUSE_USE_VERSION 34
 #include <fcntl.h>

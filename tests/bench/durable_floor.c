@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The durable floor: what registering, promoting and deleting an image cost when nothing but the
- *steps that make them durable is done, in the order that a crash at any instruction needs, by one
- *thread, with no protocol, no checks and no filesystem in between. The store's commit is the only
- *commit point and directories can be repaired from it, so a rename is not synced by itself; what a
- *row promises is synced before the row.
+ * steps that make them durable is done, in the order that a crash at any instruction needs, by one
+ * thread, with no protocol, no checks and no filesystem in between. The store's commit is the only
+ * commit point and directories can be repaired from it, so a rename is not synced by itself; what a
+ * row promises is synced before the row.
  *
  *	register  mkdir drafts/ID, commit
  *	promote   SHA-256 of the file, chmod, fsync of the file, of drafts/ID and of drafts/,
@@ -12,9 +12,9 @@
  *	delete    commit, rename images/ID trash/ID
  *
  * A commit is what banger writes: the image's row and the operation's record, WAL,
- *synchronous=FULL. Usage: durable_floor DIR. Each line of stdin, "register ID", "promote ID" or
+ * synchronous=FULL. Usage: durable_floor DIR. Each line of stdin, "register ID", "promote ID" or
  *"delete ID", is answered on stdout with the microseconds that it took. The file to promote is
- *DIR/drafts/ID/rootfs.ext4, put there by the caller.
+ * DIR/drafts/ID/rootfs.ext4, put there by the caller.
  */
 #include <fcntl.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fills a state directory with many published images, for benchmarks: rows through the store,
- *directories beside them, as if each had been imported. The root filesystems are hard links to a
- *few files, so that 100,000 images fit a small disk. The daemon must not run.
+ * directories beside them, as if each had been imported. The root filesystems are hard links to a
+ * few files, so that 100,000 images fit a small disk. The daemon must not run.
  *
  *	fill STATE_DIR COUNT      images image-000000, image-000001, …
  */

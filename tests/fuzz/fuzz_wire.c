@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The wire's parsers on whatever a peer may send. The input is given to each of them: as one line
- *(JSON, request, reply, actor) and as a byte stream through the line reader, in pieces whose sizes
- *depend on the input. Beyond not crashing:
+ * (JSON, request, reply, actor) and as a byte stream through the line reader, in pieces whose sizes
+ * depend on the input. Beyond not crashing:
  *	- what the strict parser takes is valid UTF-8, at most BANGER_WIRE_DEPTH_MAX deep, and stays
- *the same document when it is written and parsed again;
+ * the same document when it is written and parsed again;
  *	- a request that was taken survives being sent on;
  *	- every refusal has a code and a message that can be put on the wire and in a log;
  *	- the reader gives exactly the lines that were written, in order.

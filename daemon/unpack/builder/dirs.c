@@ -3,9 +3,9 @@
  * Directory blocks (ext4 documentation, "Directory Entries"), built whole and in one go.
  *
  * What fits into one block is a plain list, in the order in which the names came. More is a hash
- *tree: the names sorted by hash fill leaf blocks, and the root (block 0), with one level of index
- *nodes after it where needed, says from which hash on each leaf is. When names of one hash go on in
- *the next leaf, the lowest bit of that leaf's hash in the index says so.
+ * tree: the names sorted by hash fill leaf blocks, and the root (block 0), with one level of index
+ * nodes after it where needed, says from which hash on each leaf is. When names of one hash go on in
+ * the next leaf, the lowest bit of that leaf's hash in the index says so.
  *
  *	block 0 root | index nodes, if any | leaves
  *

@@ -4,10 +4,10 @@
  * the end. Nothing outside this folder includes it.
  *
  *	tree.c     nodes and names          xattr.c   attribute sets, shared by the nodes that have
- *them content.c  file data to blocks      space.c   where the next free block is writer.c   blocks
- *to the file, in a thread of its own place.c    which block everything else gets, and how large the
- *filesystem is dirs.c inodes.c extents.c           encode, and write to the places finish.c   the
- *order of all that, superblock, descriptors and bitmaps through libext2fs
+ * them content.c  file data to blocks      space.c   where the next free block is writer.c   blocks
+ * to the file, in a thread of its own place.c    which block everything else gets, and how large the
+ * filesystem is dirs.c inodes.c extents.c           encode, and write to the places finish.c   the
+ * order of all that, superblock, descriptors and bitmaps through libext2fs
  */
 #ifndef BANGER_EXT4_BUILDER_INTERNAL_H
 #define BANGER_EXT4_BUILDER_INTERNAL_H

@@ -2,8 +2,8 @@
 /*
  * When the last content is in its blocks, everything else gets a place behind it: inode numbers,
  * directories, extent trees, long symlinks, attribute blocks, the journal, and, for as many groups
- *as the filesystem then turns out to need, bitmaps and inode tables. flex_bg allows all of these to
- *be anywhere. Behind them is only free space.
+ * as the filesystem then turns out to need, bitmaps and inode tables. flex_bg allows all of these to
+ * be anywhere. Behind them is only free space.
  *
  *	superblock, descriptors | content | directories … | journal | bitmaps | inode tables | free
  *

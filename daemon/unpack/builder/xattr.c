@@ -2,7 +2,7 @@
 /*
  * Extended attributes (ext4 documentation, "Extended Attributes"). A node's list is checked, sorted
  * and packed into a blob when it is set; equal blobs are one set, so that the one capability or
- *label that half the files have costs one block in the image and one entry here.
+ * label that half the files have costs one block in the image and one entry here.
  *
  *	blob: for each attribute  u8 namespace (and IN_BLOCK), u8 name length, u16 value length,
  *	                          name without its prefix, value

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Between the daemon and banger-unpack, which comes with every build of it: no other peer speaks
- *it.
+ * it.
  *
  * The program gets one argument, a JSON object:
  *	{"size":0,"headroom":67108864,"headroom_percent":10,"time":1,"seed":"64 hex digits"?,

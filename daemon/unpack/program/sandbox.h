@@ -3,7 +3,7 @@
  * Giving up rights, in two steps around the start of the program's threads:
  *
  *	sandbox_restrict()  before them, inherited by them: no new privileges, no capabilities,
- *Landlock without any access (where the kernel has it), limits on memory and CPU, no core
+ * Landlock without any access (where the kernel has it), limits on memory and CPU, no core
  *	sandbox_seal()      after them, for all of them at once: a list of the system calls that
  *	                    unpacking needs; any other kills the process (signal SIGSYS)
  *

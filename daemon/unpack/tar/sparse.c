@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Sparse files as GNU tar archives them (its manual, "Storing Sparse Files"). The archive holds
- *only the pieces that are no holes, one behind another, and a map of where in the file they belong:
+ * only the pieces that are no holes, one behind another, and a map of where in the file they belong:
  *
  *	old GNU  type 'S', the map in the header and in blocks behind it
  *	0.0      pairs of GNU.sparse.offset and .numbytes in the extended header

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The content server on image files that are named on the command line, without bangerd: for tests
- *and measurements.
+ * and measurements.
  *
  *	serve_image MOUNTPOINT NAME=FILE…
  *

@@ -32,7 +32,7 @@ struct accel {
 	pthread_mutex_t lock;
 	pthread_cond_t over;
 	struct accel_verdict verdict;
-	bool running, joinable;
+	bool asked, running, joinable;
 	pthread_t thread;
 	int kernel_fd, initrd_fd;
 	char dir[512];
@@ -136,18 +136,26 @@ int accel_new(const struct banger_config *config, const struct vmm_driver *drive
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&a->over, &attr);
 	pthread_condattr_destroy(&attr);
+	*ret = a;
+	return 0;
+}
+
+/* Asked once, at the first VM and not at the start: it starts the VMM to learn its version. */
+static void ask(struct accel *a)
+{
+	a->asked = true;
 	ask_device(a);
 	if (a->verdict.kvm == ACCEL_UNKNOWN) {
 		make_key(a);
 		recall(a);
 	}
-	*ret = a;
-	return 0;
 }
 
 void accel_verdict(struct accel *a, struct accel_verdict *ret)
 {
 	pthread_mutex_lock(&a->lock);
+	if (!a->asked)
+		ask(a);
 	*ret = a->verdict;
 	pthread_mutex_unlock(&a->lock);
 }

@@ -17,12 +17,12 @@ struct accel_verdict {
 };
 
 struct accel;
-/* Reads what is remembered and asks /dev/kvm the questions that need no VM. */
 int accel_new(const struct banger_config *config, const struct vmm_driver *driver, int state_dir_fd,
 	struct accel **ret, struct banger_error *err);
 /* Ends a trial that is under way and waits for it. */
 void accel_freep(struct accel **a);
 
+/* The first call reads what is remembered and asks /dev/kvm the questions that need no VM. */
 void accel_verdict(struct accel *a, struct accel_verdict *ret);
 
 /* Start a trial in the background if the verdict is unknown and none is under way. The descriptors

@@ -47,6 +47,7 @@ struct vmm_driver {
 		struct banger_error *err);
 	/* How many CPUs and how much memory it gives a VM at most. */
 	int64_t max_cpus;
+	const char *arch; /* of its VMs, Debian's word */
 };
 
 extern const struct vmm_driver vmm_qemu;

@@ -38,6 +38,7 @@ static void blob_done(struct blob *b)
 struct build {
 	const struct vm_service_deps *deps;
 	const struct banger_kernel *kernel;
+	int agent_fd;
 	struct archive *out;
 	size_t modules;
 };
@@ -137,15 +138,8 @@ static int put_entry(struct build *b, const char *path, unsigned mode, const voi
 static int put_agent(struct build *b, struct banger_error *err)
 {
 	_cleanup_(blob_done) struct blob agent = {0};
-	_cleanup_free_ char *path = NULL;
 
-	int r = banger_config_program(b->deps->config, "banger-agent", &path, err);
-	if (r < 0)
-		return r;
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return banger_error_set_errno(err, errno, "cannot read %s", path);
-	r = read_all(fd, MODULE_MAX, &agent, path, err);
+	int r = read_all(b->agent_fd, MODULE_MAX, &agent, "the guest agent", err);
 	return r < 0 ? r : put_entry(b, "init", S_IFREG | 0755, agent.data, agent.len, err);
 }
 
@@ -261,11 +255,11 @@ static int write_archive(struct build *b, int fd, struct banger_error *err)
 }
 
 int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel,
-	int *ret_fd, struct banger_error *err)
+	int agent_fd, int *ret_fd, struct banger_error *err)
 {
 	_cleanup_(write_freep) struct archive *out = archive_write_new();
 	_cleanup_close_ int fd = memfd_create("banger-initrd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	struct build b = {.deps = deps, .kernel = kernel, .out = out};
+	struct build b = {.deps = deps, .kernel = kernel, .agent_fd = agent_fd, .out = out};
 
 	if (fd < 0)
 		return banger_error_set_errno(err, errno, "cannot make the initrd");

@@ -8,9 +8,10 @@
 
 #include "vm/service.h"
 
-/* Build it for a kernel, in memory (a sealed memfd, owned by the caller). UNSUPPORTED when the
+/* Build it for a kernel, in memory (a sealed memfd, owned by the caller). agent_fd: the agent's program
+ * (borrowed). UNSUPPORTED when the
  * kernel's modules lack what a boot needs. */
 int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel,
-	int *ret_fd, struct banger_error *err);
+	int agent_fd, int *ret_fd, struct banger_error *err);
 
 #endif

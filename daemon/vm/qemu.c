@@ -130,8 +130,11 @@ static void device_args(struct args *a, const struct vmm_spec *s)
 	if (s->disk_fd < 0)
 		return;
 	add2(a, "-add-fd", "fd=%d,set=1", CHILD_DISK);
-	/* Nothing of a throw-away disk has to survive a power cut: flushes are left out. */
-	add2(a, "-drive", "if=none,id=root,file=/dev/fdset/1,format=raw,cache=unsafe,%s",
+	/* Nothing of a throw-away disk has to survive a power cut: flushes are left out. A full disk
+	 * of the host is an I/O error in the guest; QEMU would stop the VM and wait for somebody. */
+	add2(a, "-drive",
+		"if=none,id=root,file=/dev/fdset/1,format=raw,cache=unsafe,werror=report,"
+		"rerror=report,%s",
 		s->disk_scratch ? "snapshot=off" : "snapshot=on,read-only=off,file.locking=off");
 	add2(a, "-device", "virtio-blk-device,drive=root,serial=root");
 }
@@ -293,4 +296,5 @@ const struct vmm_driver vmm_qemu = {
 	.start = qemu_start,
 	.version = qemu_version,
 	.max_cpus = MAX_CPUS,
+	.arch = "amd64",
 };

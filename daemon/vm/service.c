@@ -47,6 +47,7 @@ struct vm_service {
 	struct running *running;
 	struct {
 		char kernel_id[BANGER_ID_LEN + 1];
+		struct stat agent; /* the program that is in it: an upgrade replaces that */
 		int fd;
 	} initrds[INITRDS]; /* made lately; the first is the newest */
 };
@@ -142,7 +143,7 @@ size_t vm_service_running(struct vm_service *s)
 
 /* ---- what a VM needs */
 
-static int find_kernel(
+static int find_any_kernel(
 	struct vm_service *s, const char *word, struct banger_kernel *ret, struct banger_error *err)
 {
 	if (word)
@@ -157,6 +158,23 @@ static int find_kernel(
 			"there are several kernels: say which (--kernel NAME), or configure "
 			"\"default_kernel\"");
 	return r;
+}
+
+static int find_kernel(
+	struct vm_service *s, const char *word, struct banger_kernel *ret, struct banger_error *err)
+{
+	_cleanup_kernel_ struct banger_kernel k = {0};
+
+	int r = find_any_kernel(s, word, &k, err);
+	if (r < 0)
+		return r;
+	if (strcmp(k.arch, s->driver->arch) != 0)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"kernel \"%s\" is for %s, VMs here are %s", k.name, k.arch,
+			s->driver->arch);
+	*ret = k;
+	k = (struct banger_kernel){0};
+	return 0;
 }
 
 static int find_parts(struct vm *vm, const struct vm_run *run, struct banger_error *err)
@@ -261,31 +279,60 @@ static int open_kernel(struct vm *vm, struct banger_error *err)
 	return d->kernel_open(d->kernels, &vm->kernel, "vmlinuz", &vm->kernel_fd, err);
 }
 
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+/* A copy of the initrd that was made for this kernel and agent, or -1. */
+static int recall_initrd(struct vm_service *s, const char *kernel_id, const struct stat *agent)
+{
+	int fd = -1;
+
+	pthread_mutex_lock(&s->lock);
+	for (size_t i = 0; i < INITRDS && fd < 0; i++)
+		if (s->initrds[i].fd >= 0 && strcmp(s->initrds[i].kernel_id, kernel_id) == 0 &&
+			same_file(&s->initrds[i].agent, agent))
+			fd = fcntl(s->initrds[i].fd, F_DUPFD_CLOEXEC, 0);
+	pthread_mutex_unlock(&s->lock);
+	return fd;
+}
+
+static void keep_initrd(
+	struct vm_service *s, const char *kernel_id, const struct stat *agent, int fd)
+{
+	int kept = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+	pthread_mutex_lock(&s->lock);
+	banger_closep(&s->initrds[INITRDS - 1].fd);
+	memmove(s->initrds + 1, s->initrds, sizeof(s->initrds) - sizeof(s->initrds[0]));
+	strcpy(s->initrds[0].kernel_id, kernel_id);
+	s->initrds[0].agent = *agent;
+	s->initrds[0].fd = kept;
+	pthread_mutex_unlock(&s->lock);
+}
+
 /* The initrd of a kernel, made once for each of the last few. */
 static int get_initrd(struct vm *vm, struct banger_error *err)
 {
 	struct vm_service *s = vm->service;
-	int fd = -1, r;
+	_cleanup_free_ char *path = NULL;
+	struct stat agent;
 
-	pthread_mutex_lock(&s->lock);
-	for (size_t i = 0; i < INITRDS && fd < 0; i++)
-		if (s->initrds[i].fd >= 0 && strcmp(s->initrds[i].kernel_id, vm->kernel.id) == 0)
-			fd = fcntl(s->initrds[i].fd, F_DUPFD_CLOEXEC, 0);
-	pthread_mutex_unlock(&s->lock);
-	if (fd < 0) {
-		r = initrd_build(&s->deps, &vm->kernel, &fd, err);
-		if (r < 0)
-			return r;
-		int kept = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		pthread_mutex_lock(&s->lock);
-		banger_closep(&s->initrds[INITRDS - 1].fd);
-		memmove(s->initrds + 1, s->initrds, sizeof(s->initrds) - sizeof(s->initrds[0]));
-		strcpy(s->initrds[0].kernel_id, vm->kernel.id);
-		s->initrds[0].fd = kept;
-		pthread_mutex_unlock(&s->lock);
-	}
-	vm->initrd_fd = fd;
-	return 0;
+	int r = banger_config_program(s->deps.config, "banger-agent", &path, err);
+	if (r < 0)
+		return r;
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &agent) < 0)
+		return banger_error_set_errno(err, errno, "cannot open the guest agent %s", path);
+	vm->initrd_fd = recall_initrd(s, vm->kernel.id, &agent);
+	if (vm->initrd_fd >= 0)
+		return 0;
+	r = initrd_build(&s->deps, &vm->kernel, fd, &vm->initrd_fd, err);
+	if (r == 0)
+		keep_initrd(s, vm->kernel.id, &agent, vm->initrd_fd);
+	return r;
 }
 
 static int choose_accel(struct vm *vm, const struct vm_run *run, struct banger_error *err)

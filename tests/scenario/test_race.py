@@ -25,9 +25,8 @@ from harness import until
 NAMES = [f'n{i:02}' for i in range(20)]
 SECONDS = 5 if QUICK else 30
 
-# What a racing change may be refused with, and nothing else. EBUSY: a promotion holds the image. ESTALE is the
-# kernel's own word, never ours: a lookup found a directory that another door had moved, while a rename in this
-# mount held the lock that it takes to move it in the dentry cache too (d_splice_alias).
+# What a racing change may be refused with, and nothing else. EBUSY: a promotion holds the image. (ESTALE
+# would be the kernel's: a directory that another door renamed must not be the same one to it.)
 ALLOWED = {
     'register': {'EEXIST'},
     'fill': {'EEXIST', 'ENOENT', 'EROFS', 'EBUSY'},
@@ -134,11 +133,9 @@ def test_race(worlds, base, cache):
     banger.settled()
 
     # Refusals: only with what a race explains.
-    stale = 0
     for record in sum(records, []):
         if record['error']:
-            assert record['error'] in ALLOWED[record['change']] | {'ESTALE'}, record
-            stale += record['error'] == 'ESTALE'
+            assert record['error'] in ALLOWED[record['change']], record
 
     # The changes in order: a name has one owner at each step, generations grow by one.
     last = banger.call('status')['generation']
@@ -176,6 +173,4 @@ def test_race(worlds, base, cache):
             content = (mounts[0] / 'images' / name / 'rootfs.ext4').read_bytes()
             assert mounts[1].xattr(f'images/{name}', 'digest') == digest
             assert 'sha256:' + hashlib.sha256(content).hexdigest() == digest
-    for mount in mounts:
-        assert not [r for r in mount.records() if 'Stale file handle' in json.dumps(r)], 'ESTALE came from us'
-    print(f'{sum(done.values())} changes in {SECONDS} s, {stale} ESTALE: {dict(done)}')
+    print(f'{sum(done.values())} changes in {SECONDS} s: {dict(done)}')

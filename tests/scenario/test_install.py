@@ -2,6 +2,7 @@
 """meson install puts things where a distribution expects them, and they work from there."""
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -78,11 +79,8 @@ def test_they_run_from_there(installed, base):
 
 
 def test_man_page(installed):
-    """man can render what was installed."""
+    """It is a manual page, which man can render where there is a man."""
     [page] = (installed / 'share/man/man1').glob('banger-ctl.1*')
-    done = run('man', '-l', page, check=False, env={**os.environ, 'MANPAGER': 'cat', 'MAN_KEEP_FORMATTING': ''})
-    if done.code == 127 or 'not found' in done.err:
-        text = pathlib.Path(page).read_text()
-        assert text.count('.SH') >= 4
-    else:
-        assert 'banger-ctl' in done.out
+    assert pathlib.Path(page).read_text().count('.SH') >= 4
+    if shutil.which('man'):
+        assert 'banger-ctl' in run('man', '-l', page, env={**os.environ, 'MANPAGER': 'cat', 'MANWIDTH': '80'}).out

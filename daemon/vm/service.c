@@ -606,6 +606,7 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 		v.kvm == ACCEL_NO ? "; VMs run under TCG" : "");
 	report(arg, "kvm", v.kvm != ACCEL_NO, detail,
 		v.kvm == ACCEL_NO ? "a host with hardware virtualization (or nested virtualization "
-				    "enabled) runs VMs faster"
+				    "enabled) runs VMs faster; accel.json in the state directory "
+				    "remembers this, remove it and restart bangerd to try again"
 				  : NULL);
 }

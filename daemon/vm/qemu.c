@@ -17,7 +17,8 @@
  *	vhost-user devices need it, too
  *	noapictimer and rtc=off are faster on paper and hang the guest now and then: not used
  * The emulated CPU is "max", because programs are built for x86-64-v2 and -v3 today; without 5-level
- * paging, which costs and gives nothing.
+ * paging, which costs and gives nothing, and without the fast string instructions: with those the
+ * kernel copies by bytes, which an emulator does one by one (copies through the agent's port: half).
  *
  * QEMU gets files as descriptors: the kernel and the initrd by /proc/self/fd, which it reads before
  * its sandbox closes, the disk as an fd set. The image's format is always named: raw data that
@@ -114,7 +115,7 @@ static void machine_args(struct args *a, const struct vmm_spec *s)
 		s->accel == VM_KVM ? "kvm"
 		: s->cpus > 1      ? "tcg,thread=multi"
 				   : "tcg");
-	add2(a, "-cpu", "%s", s->accel == VM_KVM ? "host" : "max,la57=off");
+	add2(a, "-cpu", "%s", s->accel == VM_KVM ? "host" : "max,la57=off,erms=off,fsrm=off");
 	add2(a, "-smp", "%lld", (long long)s->cpus);
 	add(a, "-nodefaults");
 	add(a, "-no-user-config");

@@ -200,6 +200,12 @@ int image_service_promote(struct image_service *s, struct operation *op, const c
 	r = recheck(&p, err);
 	if (r == 0)
 		r = promote(&p, err);
+	if (r == -ENOENT) {
+		/* A deletion that had begun before the claim: say that the draft is gone, not what was missed. */
+		struct banger_error gone = {0};
+		if (recheck(&p, &gone) < 0 && err)
+			*err = gone;
+	}
 	if (r == 0)
 		*ret = image_take(&p.image);
 	return r;

@@ -587,6 +587,15 @@ static void try_kvm(struct vm_service *s)
 	banger_kernel_done(&vm.kernel);
 }
 
+static const char *kvm_advice(void)
+{
+	if (access("/dev/kvm", R_OK | W_OK) < 0 && errno == EACCES)
+		return "add the user that runs bangerd to the group kvm, and start bangerd again";
+	return "a host with hardware virtualization (or nested virtualization enabled) runs VMs "
+	       "faster; accel.json in the state directory remembers what was found: remove it and "
+	       "start bangerd again to have KVM tried again";
+}
+
 void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg)
 {
 	struct banger_error err = {0};
@@ -604,9 +613,5 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 	}
 	snprintf(detail, sizeof(detail), "%s%s", v.reason,
 		v.kvm == ACCEL_NO ? "; VMs run under TCG" : "");
-	report(arg, "kvm", v.kvm != ACCEL_NO, detail,
-		v.kvm == ACCEL_NO ? "a host with hardware virtualization (or nested virtualization "
-				    "enabled) runs VMs faster; accel.json in the state directory "
-				    "remembers this, remove it and restart bangerd to try again"
-				  : NULL);
+	report(arg, "kvm", v.kvm != ACCEL_NO, detail, v.kvm == ACCEL_NO ? kvm_advice() : NULL);
 }

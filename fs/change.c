@@ -10,6 +10,7 @@
 #include "change.h"
 #include <string.h>
 #include "caller.h"
+#include "loop.h"
 
 struct changes {
 	pthread_mutex_t lock;
@@ -104,6 +105,7 @@ void change_submit(struct change *c)
 {
 	struct changes *s = c->fs->changes;
 
+	LOOP_MAY_WAIT();
 	pthread_mutex_lock(&s->lock);
 	if (s->nrunning == CHANGES_AT_ONCE) {
 		*s->last = c;

@@ -14,7 +14,6 @@
 #include "attempt.h"
 
 #define CHANGES_AT_ONCE 48
-#define CHANGES_THREADS 80 /* of the session: what is left for everything else */
 
 /* A request, copied: it may outlive the handler that received it. */
 struct change {

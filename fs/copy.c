@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include "attempt.h"
 #include "handle.h"
+#include "loop.h"
 
 /* How much one call does at most, so that the caller can be interrupted between two. */
 #define COPY_MAX (256 * 1024 * 1024)
@@ -76,6 +77,7 @@ void file_copy_range(struct fs *fs, fuse_req_t req, off_t off_in, struct fuse_fi
 		fuse_reply_err(req, EOPNOTSUPP);
 		return;
 	}
+	LOOP_MAY_WAIT();
 	if (len > COPY_MAX)
 		len = COPY_MAX;
 	while (done < len) {

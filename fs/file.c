@@ -9,15 +9,18 @@
  * at all.
  *
  * Reads go through a buffer of the worker's: with a file that is in the host's page cache already a
- * copy is faster than the pipe that splice needs, and with one that is not the disk decides.
+ * copy is faster than the pipe that splice needs, and with one that is not the disk decides. What is
+ * in the page cache is read at once; only for the rest the thread leaves its place at the device.
  */
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/uio.h>
 #include "attempt.h"
 #include "config.h"
 #include "events.h"
 #include "handle.h"
+#include "loop.h"
 
 /* ---- a buffer for each worker */
 
@@ -277,10 +280,29 @@ void file_open(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_i
 
 /* ---- reading */
 
+/* Fill buf; short only at the end of the file. */
+static ssize_t read_all(int fd, char *buf, size_t size, off_t off, int flags)
+{
+	size_t n = 0;
+
+	while (n < size) {
+		const struct iovec v = {buf + n, size - n};
+		ssize_t got = preadv2(fd, &v, 1, off + n, flags);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		n += got;
+	}
+	return n;
+}
+
 static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, off_t off)
 {
 	char *buf = worker_buffer();
-	size_t n = 0;
 
 	if (!buf) {
 		fuse_reply_err(req, ENOMEM);
@@ -288,19 +310,15 @@ static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, 
 	}
 	if (size > FS_BUFFER)
 		size = FS_BUFFER;
-	while (n < size) {
-		ssize_t got = pread(h->open.fd, buf + n, size - n, off + n);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0) {
-			fuse_reply_err(req, errno);
-			return;
-		}
-		if (got == 0)
-			break;
-		n += got;
+	ssize_t n = read_all(h->open.fd, buf, size, off, RWF_NOWAIT);
+	if (n == -EAGAIN || n == -EOPNOTSUPP) {
+		LOOP_MAY_WAIT();
+		n = read_all(h->open.fd, buf, size, off, 0);
 	}
-	fuse_reply_buf(req, buf, n);
+	if (n < 0)
+		fuse_reply_err(req, -n);
+	else
+		fuse_reply_buf(req, buf, n);
 }
 
 static void read_text(fuse_req_t req, struct text_handle *t, size_t size, off_t off)
@@ -376,6 +394,7 @@ void file_write(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *buf, 
 		fuse_reply_err(req, EBADF);
 		return;
 	}
+	LOOP_MAY_WAIT();
 	while (n < size) {
 		ssize_t put = pwrite(d->open.fd, buf + n, size - n, off + n);
 		if (put < 0 && errno == EINTR)
@@ -400,6 +419,7 @@ void file_fsync(
 		fuse_reply_err(req, 0);
 		return;
 	}
+	LOOP_MAY_WAIT();
 	if ((datasync ? fdatasync(d->open.fd) : fsync(d->open.fd)) < 0)
 		fuse_reply_err(req, failed(fs, req, "draft.fsync", ino, errno));
 	else
@@ -411,6 +431,7 @@ void file_fallocate(struct fs *fs, fuse_req_t req, fuse_ino_t ino, int mode, off
 {
 	struct disk_handle *d = disk_handle_of(fi);
 
+	LOOP_MAY_WAIT();
 	if (!d || !d->writable)
 		fuse_reply_err(req, EOPNOTSUPP);
 	else if (fallocate(d->open.fd, mode, off, len) == 0)

@@ -25,6 +25,7 @@
 #include "content/mountinfo.h"
 #include "events.h"
 #include "follow.h"
+#include "loop.h"
 #include "ops.h"
 #include "options.h"
 
@@ -38,7 +39,7 @@ struct server {
 	struct banger_config config;
 	struct fs *fs;
 	int background; /* descriptor for background_ready() */
-	pthread_t main_thread, watcher, starter;
+	pthread_t watcher, starter;
 	int over; /* eventfd: the loop has ended */
 	atomic_bool ended;
 	bool told; /* to end, by a signal; the watcher's, until it is joined */
@@ -196,14 +197,12 @@ static void nothing(int signum)
 {
 }
 
-/* The main thread waits inside libfuse, where a signal makes it look whether it shall end. */
 static void end_loop(struct server *s)
 {
-	fuse_session_exit(s->fs->session);
 	for (int ms = 0; !atomic_load(&s->ended); ms += POKE_MS) {
 		if (ms >= GRACE_MS)
 			calls_abort(s->fs->calls, "");
-		pthread_kill(s->main_thread, SIGUSR2);
+		loop_end(s->fs->session);
 		poll(&(struct pollfd){.fd = s->over, .events = POLLIN}, 1, POKE_MS);
 	}
 }
@@ -241,7 +240,7 @@ static void block_signals(void)
 	sigset_t set;
 
 	sigaction(SIGPIPE, &ignore, NULL);
-	sigaction(SIGUSR2, &none, NULL); /* without SA_RESTART */
+	sigaction(SIGUSR2, &none, NULL); /* loop.c's; without SA_RESTART */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
@@ -264,26 +263,13 @@ static int start_threads(struct server *s, struct follow *follow, struct banger_
 	return r < 0 ? banger_error_set_errno(err, r, "cannot start a thread") : 0;
 }
 
-static int loop(struct server *s)
-{
-	struct fuse_loop_config *config = fuse_loop_cfg_create();
-
-	if (!config)
-		return -ENOMEM;
-	fuse_loop_cfg_set_clone_fd(config, s->options.clone_fd);
-	fuse_loop_cfg_set_max_threads(config, s->options.single_thread ? 1 : CHANGES_THREADS);
-	int r = fuse_session_loop_mt(s->fs->session, config);
-	fuse_loop_cfg_destroy(config);
-	return r;
-}
-
 static int serve(struct server *s, struct follow *follow, struct banger_error *err)
 {
 	int r = start_threads(s, follow, err);
 
 	if (r < 0)
 		return r;
-	r = loop(s);
+	r = loop_run(s->fs->session, s->options.single_thread);
 	atomic_store(&s->ended, true);
 	eventfd_write(s->over, 1);
 	pthread_join(s->watcher, NULL);
@@ -360,7 +346,6 @@ static int set_up(struct server *s, struct banger_error *err)
 	block_signals();
 	raise_descriptors();
 	fuse_set_log_func(fuse_log_record);
-	s->main_thread = pthread_self();
 	s->over = eventfd(0, EFD_CLOEXEC);
 	if (s->over < 0)
 		return banger_error_set_errno(err, errno, "cannot make an eventfd");

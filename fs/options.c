@@ -98,7 +98,6 @@ static int finish(struct options *o, struct fuse_cmdline_opts *f)
 	}
 	o->foreground = f->foreground || f->debug;
 	o->single_thread = f->singlethread;
-	o->clone_fd = f->clone_fd;
 	return -1;
 }
 

@@ -9,7 +9,6 @@ struct options {
 	struct fuse_args args; /* what is libfuse's, for fuse_session_new() */
 	char *mountpoint;      /* absolute */
 	bool foreground, single_thread, allow_other;
-	int clone_fd;
 	char *socket, *config, *log; /* NULL: not given */
 };
 

@@ -39,30 +39,40 @@ static void forget_name(struct fs *fs, uint64_t dir, const char *name)
 
 /* ---- mkdir */
 
-/* The entry for the draft that was just registered. */
-static int new_entry(struct change *c, uint64_t id, struct fuse_entry_param *e)
+/* A directory that was deleted again before the caller could be told of it, or is not shown yet: it was
+ * made, which is what he asked for. The node is one that never comes to be anything. */
+static void passing_entry(struct fs *fs, uint64_t id, struct fuse_entry_param *e)
 {
-	bool moved;
+	static atomic_ullong passed;
+	uint64_t last = ((uint64_t)1 << NODE_NUMBER_BITS) - 1;
+
+	e->ino = node_id(NODE_IMAGE, last - atomic_fetch_add(&passed, 1) % (last / 2));
+	attr_dir(fs, &e->attr, shown_ino(NODE_IMAGE, id), 2, fs->started);
+}
+
+/* The entry for the draft that was just registered. */
+static void new_entry(struct change *c, uint64_t id, struct fuse_entry_param *e)
+{
+	bool moved = false, found = false;
 
 	{
 		MODEL_READ(c->fs->model);
 		const struct model_image *i =
 			id ? model_image_of_id(c->fs->model, id)
 			   : model_image_named(c->fs->model, BANGER_DRAFT, c->name);
-		if (!i)
-			return attempt_refuse(&c->attempt, BANGER_UNAVAILABLE,
-				"draft \"%s\" was registered, but bangerd went away before it "
-				"could "
-				"be shown, or it was deleted again",
-				c->name);
-		entry_image(c->fs, i, e);
-		model_mark_known(i);
-		moved = i->row.state != BANGER_DRAFT || strcmp(model_name(i), c->name) != 0;
+		if (i) {
+			found = true;
+			entry_image(c->fs, i, e);
+			model_mark_known(i);
+			moved = i->row.state != BANGER_DRAFT || strcmp(model_name(i), c->name) != 0;
+		}
 	}
-	entry_draft(c->fs, e);
+	if (found)
+		entry_draft(c->fs, e);
+	else
+		passing_entry(c->fs, id, e);
 	if (moved) /* by somebody else, before the kernel could be told of its change */
 		forget_name(c->fs, FIXED_DRAFTS, c->name);
-	return 0;
 }
 
 void registry_mkdir(struct change *c)
@@ -80,12 +90,11 @@ void registry_mkdir(struct change *c)
 	if (r == 0)
 		r = attempt_change(a, BANGER_METHOD_IMAGE_REGISTER,
 			params("name", c->name, NULL, NULL), false, &result);
-	if (r == 0)
-		r = new_entry(c, result_id(result, 0), &e);
 	if (r < 0) {
 		change_end(c, r);
 		return;
 	}
+	new_entry(c, result_id(result, 0), &e);
 	attempt_end(a, 0);
 	fuse_reply_entry(c->req, &e);
 	attempt_done(a);

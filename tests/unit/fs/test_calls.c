@@ -117,6 +117,21 @@ static void wait_requests(int n)
 	pthread_mutex_unlock(&d.lock);
 }
 
+static void set_answer(const char *answer)
+{
+	pthread_mutex_lock(&d.lock);
+	d.answer = answer;
+	pthread_mutex_unlock(&d.lock);
+}
+
+static int connections(void)
+{
+	pthread_mutex_lock(&d.lock);
+	int n = d.connections;
+	pthread_mutex_unlock(&d.lock);
+	return n;
+}
+
 static int set_up(void **state)
 {
 	strcpy(d.dir, "/tmp/banger-calls-XXXXXX");
@@ -172,7 +187,7 @@ static void one_connection_for_many_requests(void **state)
 				0);
 	}
 	assert_true(heard);
-	assert_int_equal(d.connections, 1);
+	assert_int_equal(connections(), 1);
 	assert_non_null(strstr(d.last, "\"op_id\":\"op-0123456789ab\""));
 	assert_non_null(strstr(d.last, "\"uid\":12"));
 	assert_non_null(strstr(d.last, "\"door\":\"fs\""));
@@ -190,15 +205,15 @@ static void a_stale_connection_is_replaced(void **state)
 	assert_int_equal(calls_new(d.path, &c), 0);
 	assert_int_equal(ask(c, &heard, &err), 0);
 	/* It dies while the connection is idle; another takes its place. */
-	d.answer = "";
+	set_answer("");
 	assert_int_equal(ask(c, &heard, &err), -EHOSTDOWN);
 	assert_false(heard);
-	d.answer = "{\"ok\":true,\"result\":{}}";
+	set_answer("{\"ok\":true,\"result\":{}}");
 	assert_int_equal(ask(c, &heard, &err), 0);
-	assert_int_equal(d.connections, 2);
+	assert_int_equal(connections(), 2);
 	calls_drop_idle(c);
 	assert_int_equal(ask(c, &heard, &err), 0);
-	assert_int_equal(d.connections, 3);
+	assert_int_equal(connections(), 3);
 	calls_freep(&c);
 	daemon_leave();
 }
@@ -327,13 +342,13 @@ static void reports_wait_for_the_daemon(void **state)
 	errands_wake(e);
 	wait_requests(ERRANDS_MAX - 1);
 	usleep(20000);
+	errands_freep(&e);
 	/* One may have been on its way when the others were dropped. */
 	assert_in_range(d.nops, ERRANDS_MAX - 1, ERRANDS_MAX + 1);
 	for (int i = 1; i < d.nops; i++)
 		assert_true(strcmp(d.ops[i - 1], d.ops[i]) < 0);
 	assert_non_null(strstr(d.last, "op.report"));
 	assert_non_null(strstr(d.last, "not_permitted"));
-	errands_freep(&e);
 	calls_freep(&c);
 	daemon_leave();
 }
@@ -353,8 +368,8 @@ static void what_is_refused_is_not_repeated(void **state)
 	report(e, 2);
 	wait_requests(2);
 	usleep(20000);
-	assert_int_equal(d.requests, 2);
 	errands_freep(&e);
+	assert_int_equal(d.requests, 2);
 	calls_freep(&c);
 	daemon_leave();
 }
@@ -377,10 +392,10 @@ static void a_cancellation_breaks_what_it_cannot_cancel(void **state)
 	errands_cancel(e, "op-aaaaaaaaaaaa");
 	pthread_join(t, &r);
 	assert_int_equal((intptr_t)r, -EHOSTDOWN);
-	assert_non_null(strstr(d.last, "op.cancel"));
 	errands_freep(&e);
 	calls_freep(&c);
 	daemon_leave();
+	assert_non_null(strstr(d.last, "op.cancel"));
 }
 
 #define T(t) cmocka_unit_test_setup_teardown(t, set_up, tear_down)

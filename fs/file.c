@@ -280,14 +280,12 @@ void file_open(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_i
 
 /* ---- reading */
 
-/* Fill buf; short only at the end of the file. */
-static ssize_t read_all(int fd, char *buf, size_t size, off_t off, int flags)
+/* Fill buf from *n on; short only at the end of the file, or when flags say not to wait. */
+static int read_on(int fd, char *buf, size_t size, off_t off, int flags, size_t *n)
 {
-	size_t n = 0;
-
-	while (n < size) {
-		const struct iovec v = {buf + n, size - n};
-		ssize_t got = preadv2(fd, &v, 1, off + n, flags);
+	while (*n < size) {
+		const struct iovec v = {buf + *n, size - *n};
+		ssize_t got = preadv2(fd, &v, 1, off + *n, flags);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -295,14 +293,15 @@ static ssize_t read_all(int fd, char *buf, size_t size, off_t off, int flags)
 			return -errno;
 		if (got == 0)
 			break;
-		n += got;
+		*n += got;
 	}
-	return n;
+	return 0;
 }
 
 static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, off_t off)
 {
 	char *buf = worker_buffer();
+	size_t n = 0;
 
 	if (!buf) {
 		fuse_reply_err(req, ENOMEM);
@@ -310,13 +309,13 @@ static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, 
 	}
 	if (size > FS_BUFFER)
 		size = FS_BUFFER;
-	ssize_t n = read_all(h->open.fd, buf, size, off, RWF_NOWAIT);
-	if (n == -EAGAIN || n == -EOPNOTSUPP) {
+	int r = read_on(h->open.fd, buf, size, off, RWF_NOWAIT, &n);
+	if (r == -EAGAIN || r == -EOPNOTSUPP) {
 		LOOP_MAY_WAIT();
-		n = read_all(h->open.fd, buf, size, off, 0);
+		r = read_on(h->open.fd, buf, size, off, 0, &n);
 	}
-	if (n < 0)
-		fuse_reply_err(req, -n);
+	if (r < 0)
+		fuse_reply_err(req, -r);
 	else
 		fuse_reply_buf(req, buf, n);
 }

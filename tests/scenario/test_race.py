@@ -133,11 +133,8 @@ def test_race(worlds, base, cache):
     banger.settled()
 
     # Refusals: only with what a race explains.
-    # A mount whose following of the daemon was cut off refuses until it follows again: seldom, and nothing is done then.
-    refused = [record for record in sum(records, []) if record['error']]
-    assert sum(record['error'] == 'EHOSTDOWN' for record in refused) <= 5, refused
-    for record in refused:
-        assert record['error'] in ALLOWED[record['change']] or record['error'] == 'EHOSTDOWN', record
+    for record in (record for record in sum(records, []) if record['error']):
+        assert record['error'] in ALLOWED[record['change']], record
 
     # The changes in order: a name has one owner at each step, generations grow by one.
     last = banger.call('status')['generation']

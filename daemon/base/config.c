@@ -16,7 +16,7 @@
 struct setting {
 	const char *key;
 	const char *env;
-	enum { STRING, NUMBER } type;
+	enum { STRING, NUMBER, OBJECT, ARRAY } type; /* the last two are kept as JSON text */
 	size_t offset;
 	const char *choices; /* of a string: "|"-separated; NULL: any */
 	int64_t otherwise, min, max;
@@ -25,6 +25,10 @@ struct setting {
 #define S(k, e, c)                                                                                 \
 	{                                                                                          \
 #k, e, STRING, offsetof(struct banger_config, k), c, 0, 0, 0                       \
+	}
+#define J(k, t)                                                                                    \
+	{                                                                                          \
+#k, NULL, t, offsetof(struct banger_config, k), NULL, 0, 0, 0                      \
 	}
 #define N(k, f, d, lo, hi)                                                                         \
 	{                                                                                          \
@@ -43,8 +47,17 @@ static const struct setting settings[] = {
 	N("ops_kept", ops_kept, 1000, 1, 1000000),
 	N("connections", connections, 512, 8, 65536),
 	N("writers_wait_ms", lock_wait_ms, 2000, 0, 600000),
+	J(registries, OBJECT),
+	J(catalogs, ARRAY),
+	N("cache_max", cache_max, INT64_C(20) << 30, 0, INT64_MAX),
+	N("headroom", headroom, INT64_C(64) << 20, 0, INT64_C(1) << 44),
+	N("headroom_percent", headroom_percent, 10, 0, 1000),
+	N("parallel_fetches", parallel_fetches, 4, 1, 64),
+	N("fetch_stall_ms", fetch_stall_ms, 30000, 100, 3600000),
+	N("fetch_retries", fetch_retries, 5, 0, 100),
 };
 #undef S
+#undef J
 #undef N
 
 static char **string_at(struct banger_config *c, const struct setting *s)
@@ -95,6 +108,15 @@ static int apply(struct banger_config *c, const char *file, const char *key, str
 					key, (long long)s->min, (long long)s->max);
 			*number_at(c, s) = json_object_get_int64(v);
 			return 0;
+		}
+		if (s->type != STRING) {
+			if (!json_object_is_type(
+				    v, s->type == OBJECT ? json_type_object : json_type_array))
+				return banger_error_set(err, BANGER_BAD_REQUEST,
+					"%s: \"%s\" must be an %s", file, key,
+					s->type == OBJECT ? "object" : "array");
+			return set_string(string_at(c, s),
+				json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN), err);
 		}
 		if (!json_object_is_type(v, json_type_string) || json_object_get_string_len(v) == 0)
 			return banger_error_set(
@@ -280,7 +302,7 @@ int banger_config_load(const struct banger_config_flags *flags, struct banger_co
 void banger_config_done(struct banger_config *c)
 {
 	for (size_t i = 0; i < ELEMENTSOF(settings); i++)
-		if (settings[i].type == STRING)
+		if (settings[i].type != NUMBER)
 			free(*string_at(c, &settings[i]));
 	free(c->file);
 	*c = (struct banger_config){0};

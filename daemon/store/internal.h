@@ -93,10 +93,10 @@ struct store_connection {
 };
 
 #define STORE_VIEWS_KEPT 4
-/* Length of the write-ahead log, in pages of 4 KiB, from which it is copied into the database; from which
- * writers are held up for a moment so that it can begin anew; from which a commit does all that itself. */
+/* Length of the write-ahead log, in pages of 4 KiB, from which it is copied into the database so that it can
+ * begin anew; which its file has room for from the start; from which a commit copies it itself. */
 #define STORE_WAL_PAGES 1000
-#define STORE_WAL_PAGES_LONG 4000
+#define STORE_WAL_PAGES_ROOM 2000
 #define STORE_WAL_PAGES_MAX 8000
 
 struct store {

@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Import: a raw ext4 image or a tar stream becomes a published image, without ever being a draft.
- *
- * It is put together in staging/ID, where nobody else has a name or a descriptor of it, made
- * durable there, and published in one step like a promotion. A failure leaves nothing: what is in
- * staging goes to the trash, and what a crash leaves there is removed at the next start, unless the
- * row was committed before the rename was on the disk (recover.c moves it then). staging/ID.import
- * says as long as it runs that images/ID may be without a row because of it, and not because the
- * registry was lost.
+ * Import: a raw ext4 image or a tar stream becomes a published image, by way of staging.h. A failure
+ * leaves nothing.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -15,11 +9,9 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <banger/fault.h>
-#include <banger/log.h>
 #include "ext4/superblock.h"
-#include "image/internal.h"
 #include "image/reference.h"
+#include "image/staging.h"
 
 enum { HEAD_SIZE = 2048 }; /* enough for every magic number that is looked for */
 
@@ -31,17 +23,8 @@ struct import {
 	mode_t kind;      /* of its descriptor: S_IFREG, … */
 	int64_t input_size;
 	bool tar;
-	struct banger_image image;
-	int rootfs_fd;
-	enum image_dir where; /* of the directory ID; DIR_COUNT: nowhere yet */
-	char marker[BANGER_ID_LEN + sizeof(IMPORT_SUFFIX)];
+	struct staging *t;
 };
-
-static void import_done(struct import *i)
-{
-	banger_closep(&i->rootfs_fd);
-	banger_image_done(&i->image);
-}
 
 /* ---- what is it? */
 
@@ -151,26 +134,6 @@ static int choose_format(struct import *i, struct banger_error *err)
 
 /* ---- the root filesystem */
 
-static int make_staging(struct import *i, struct banger_error *err)
-{
-	int staging = i->s->dirs[DIR_STAGING];
-
-	FAULT_POINT("image.import.begin");
-	snprintf(i->marker, sizeof(i->marker), "%s" IMPORT_SUFFIX, i->image.id);
-	if (mkdirat(staging, i->marker, 0700) < 0 || mkdirat(staging, i->image.id, 0700) < 0)
-		return banger_error_set_errno(err, errno, "making a directory to import into");
-	i->where = DIR_STAGING;
-	FAULT_POINT("image.import.staged");
-	_cleanup_close_ int dir =
-		openat(staging, i->image.id, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (dir >= 0)
-		i->rootfs_fd = openat(dir, ROOTFS, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (i->rootfs_fd < 0)
-		return banger_error_set_errno(err, errno, "making a file to import into");
-	FAULT_POINT("image.import.created");
-	return 0;
-}
-
 static int import_raw(struct import *i, struct banger_error *err)
 {
 	int64_t size = i->input_size;
@@ -181,18 +144,18 @@ static int import_raw(struct import *i, struct banger_error *err)
 			"a raw image has a size of its own; only for a tar can one be given");
 	if (is_stream(i)) {
 		r = durable_copy_stream(
-			i->in->fd, i->rootfs_fd, i->op, i->what, &size, i->image.digest, err);
+			i->in->fd, i->t->rootfs_fd, i->op, i->what, &size, i->t->image.digest, err);
 	} else {
 		/* Before a long copy; and below on the copy, for this one may be written to. */
 		r = ext4_superblock_check(i->in->fd, size, i->what, NULL, err);
 		if (r == 0)
-			r = durable_copy(i->in->fd, size, i->rootfs_fd, i->op, i->what,
-				i->image.digest, err);
+			r = durable_copy(i->in->fd, size, i->t->rootfs_fd, i->op, i->what,
+				i->t->image.digest, err);
 	}
 	if (r == 0)
-		r = ext4_superblock_check(i->rootfs_fd, size, i->what, NULL, err);
+		r = ext4_superblock_check(i->t->rootfs_fd, size, i->what, NULL, err);
 	if (r == 0)
-		i->image.size = size;
+		i->t->image.size = size;
 	return r;
 }
 
@@ -204,117 +167,43 @@ static int import_tar(struct import *i, struct banger_error *err)
 	if (!deps->flatten_tar)
 		return banger_error_set(
 			err, BANGER_UNSUPPORTED, "this build cannot import tar archives");
-	int r = deps->flatten_tar(deps->arg, i->op, i->in->fd, i->rootfs_fd, i->in->size, err);
+	int r = deps->flatten_tar(deps->arg, i->op, i->in->fd, i->t->rootfs_fd, i->in->size, err);
 	if (r < 0)
 		return r;
-	if (fstat(i->rootfs_fd, &st) < 0)
+	if (fstat(i->t->rootfs_fd, &st) < 0)
 		return banger_error_set_errno(err, errno, "looking at the imported image");
 	r = ext4_superblock_check(
-		i->rootfs_fd, st.st_size, "what was made of the archive", NULL, err);
+		i->t->rootfs_fd, st.st_size, "what was made of the archive", NULL, err);
 	if (r == 0)
-		r = durable_digest(i->rootfs_fd, st.st_size, i->op, "the imported image",
-			i->image.digest, err);
+		r = durable_digest(i->t->rootfs_fd, st.st_size, i->op, "the imported image",
+			i->t->image.digest, err);
 	if (r == 0)
-		i->image.size = st.st_size;
+		i->t->image.size = st.st_size;
 	return r;
-}
-
-static int import_rootfs(struct import *i, struct banger_error *err)
-{
-	int r = i->tar ? import_tar(i, err) : import_raw(i, err);
-	if (r < 0)
-		return r;
-	FAULT_POINT("image.import.copied");
-	if (fchmod(i->rootfs_fd, 0444) < 0)
-		return banger_error_set_errno(err, errno, "sealing the imported image");
-	FAULT_POINT("image.import.sealed");
-	r = durable_sync_image(i->s->dirs[DIR_STAGING], i->image.id, i->op, err);
-	FAULT_POINT("image.import.synced");
-	return r;
-}
-
-/* ---- publication */
-
-static int publish(struct import *i, struct banger_error *err)
-{
-	struct image_service *s = i->s;
-	_cleanup_(publication_leavep) struct publication_lock *held =
-		publication_enter(s->deps.publication);
-	struct banger_op_record record;
-
-	FAULT_POINT("image.import.locked");
-	int r = image_name_free(s, BANGER_PUBLISHED, i->image.name, err);
-	if (r < 0)
-		return r;
-	if (renameat2(s->dirs[DIR_STAGING], i->image.id, s->dirs[DIR_IMAGES], i->image.id,
-		    RENAME_NOREPLACE) < 0)
-		return banger_error_set_errno(err, errno, "publishing image \"%s\"", i->image.name);
-	i->where = DIR_IMAGES;
-	FAULT_POINT("image.import.renamed");
-	i->image.published_us = banger_now_us();
-	operation_completed_record(i->op, &record);
-	r = store_image_insert(s->deps.store, &i->image, &record, err);
-	if (r < 0)
-		return r;
-	FAULT_POINT("image.import.committed");
-	image_event(s, "imported", &i->image, 1);
-	FAULT_POINT("image.import.published");
-	return 0;
-}
-
-static void discard(struct import *i)
-{
-	struct banger_error err = {0};
-
-	if (i->where != DIR_COUNT &&
-		trash_put(i->s->trash, i->s->dirs[i->where], i->image.id, &err) < 0)
-		log_warn("what is left of an import stays until the next start",
-			KV_S("id", i->image.id), KV_ERR(&err));
-}
-
-static int begin(struct import *i, struct banger_error *err)
-{
-	int r = banger_name_check("image", i->in->name, err);
-	if (r == 0)
-		r = image_source_check(i->in->source, err);
-	if (r == 0)
-		r = image_name_free(i->s, BANGER_PUBLISHED, i->in->name, err);
-	if (r < 0)
-		return r;
-	banger_id_mint(i->image.id);
-	strcpy(i->image.name, i->in->name);
-	strcpy(i->image.op_id, operation_id(i->op));
-	if (i->in->source && !(i->image.source = strdup(i->in->source)))
-		return banger_error_oom(err);
-	r = look_at_input(i, err);
-	return r < 0 ? r : choose_format(i, err);
 }
 
 int image_service_import(struct image_service *s, struct operation *op,
 	const struct image_import *in, struct banger_image *ret, struct banger_error *err)
 {
-	_cleanup_(import_done) struct import i = {
-		.s = s,
-		.op = op,
-		.in = in,
-		.what = in->source ?: "the imported file",
-		.image = {.state = BANGER_PUBLISHED, .size = -1, .created_us = banger_now_us()},
-		.rootfs_fd = -1,
-		.where = DIR_COUNT,
-	};
+	_cleanup_staging_ struct staging t = STAGING_INIT(s, op);
+	struct import i = {
+		.s = s, .op = op, .in = in, .what = in->source ?: "the imported file", .t = &t};
 
-	int r = begin(&i, err);
+	int r = staging_begin(&t, in->name, in->source, err);
 	if (r == 0)
-		r = make_staging(&i, err);
+		r = look_at_input(&i, err);
 	if (r == 0)
-		r = import_rootfs(&i, err);
+		r = choose_format(&i, err);
 	if (r == 0)
-		r = publish(&i, err);
+		r = staging_make(&t, err);
+	if (r == 0)
+		r = i.tar ? import_tar(&i, err) : import_raw(&i, err);
+	if (r == 0)
+		r = staging_seal(&t, err);
+	if (r == 0)
+		r = staging_publish(&t, "imported", err);
 	if (r < 0)
-		discard(&i);
-	else
-		*ret = image_take(&i.image);
-	if (i.marker[0])
-		(void)unlinkat(s->dirs[DIR_STAGING], i.marker, AT_REMOVEDIR);
-	return r;
+		return r;
+	*ret = image_take(&t.image);
+	return 0;
 }

@@ -276,12 +276,10 @@ static int register_locked(struct image_service *s, struct operation *op,
 		publication_enter(s->deps.publication);
 	struct banger_op_record record;
 
-	int r = image_name_free(s, BANGER_DRAFT, image->name, err);
-	if (r < 0)
-		return r;
 	operation_completed_record(op, &record);
 	FAULT_POINT("image.register.locked");
-	r = store_image_insert(s->deps.store, image, &record, err);
+	/* The row is new: whether its name is free, the insertion itself says. */
+	int r = store_image_insert(s->deps.store, image, &record, err);
 	if (r < 0)
 		return r;
 	FAULT_POINT("image.register.committed");

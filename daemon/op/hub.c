@@ -7,6 +7,12 @@
  * Each subscription has an eventfd that is written when its queue stops being empty and read when
  * it is empty again, so that a burst of events costs its reader one wake-up. One who is cut off
  * stays readable, with an empty queue, until it has gone.
+ *
+ * A wake-up is cheap to give and dear to have: who is woken takes the CPU from the one that has a
+ * reply to send. So wake-ups are given without the lock, which the woken one wants first of all, and
+ * a thread that will answer a request may put off those that follow from its change (hub_hold), but
+ * for the client that asked, which waits for the change's event as well as for the reply. The texts are in
+ * the queues meanwhile, and who publishes without holding gives all wake-ups that are due.
  */
 #include "op/hub.h"
 #include <banger/op.h>
@@ -39,13 +45,22 @@ struct hub_subscription {
 	struct item *head, **tail;
 	size_t backlog; /* bytes */
 	bool cut_off;
+	bool due;    /* a wake-up, not yet given */
+	bool gone;   /* unsubscribed; freed with the last user */
+	int users;   /* who write to fd without the hub's lock */
+	pid_t owner; /* the process that it is for */
 };
 
 struct hub {
 	pthread_mutex_t lock;
-	struct hub_subscription *first;
+	struct hub_subscription *first, *last;
 	atomic_size_t wanted[TOPICS]; /* subscriptions of each topic */
 };
+
+/* What this thread does about wake-ups: gives them at once; gives them until it publishes a change of
+ * the registry; puts them off, but for those of one process. */
+static _Thread_local enum { AT_ONCE, UNTIL_CHANGE, LATER } waking;
+static _Thread_local pid_t asking;
 
 int hub_new(struct hub **ret)
 {
@@ -113,35 +128,64 @@ static void drop_queue(struct hub_subscription *s)
 	s->backlog = 0;
 }
 
-static void wake(struct hub_subscription *s)
-{
-	/* Cannot fail: the counter is 0 or 1. */
-	int r = eventfd_write(s->fd, 1);
-	assert(r == 0);
-	(void)r;
-}
-
 static void enqueue(struct hub_subscription *s, struct text *t)
 {
-	bool was_empty = !s->head;
 	struct item *i = NULL;
 
 	if (s->cut_off)
 		return;
-	if (s->backlog + t->len + sizeof(*i) <= BACKLOG_MAX)
+	s->due |= !s->head;
+	if (t && s->backlog + t->len + sizeof(*i) <= BACKLOG_MAX)
 		i = malloc(sizeof(*i));
 	if (!i) {
+		/* Better cut off than one event short without knowing. */
 		drop_queue(s);
 		s->cut_off = true;
-	} else {
-		*i = (struct item){.text = t};
-		t->refs++;
-		*s->tail = i;
-		s->tail = &i->next;
-		s->backlog += t->len + sizeof(*i);
+		return;
 	}
-	if (was_empty)
-		wake(s);
+	*i = (struct item){.text = t};
+	t->refs++;
+	*s->tail = i;
+	s->tail = &i->next;
+	s->backlog += t->len + sizeof(*i);
+}
+
+static void subscription_free(struct hub_subscription *s)
+{
+	close(s->fd);
+	free(s);
+}
+
+/* Somebody (of the process `owner`, if not 0) whose wake-up is due, as a user of it; or NULL. */
+static struct hub_subscription *take_due(struct hub *h, pid_t owner)
+{
+	pthread_mutex_lock(&h->lock);
+	struct hub_subscription *s = h->first;
+	while (s && !(s->due && (!owner || s->owner == owner)))
+		s = s->next;
+	if (s) {
+		s->due = false;
+		s->users++;
+	}
+	pthread_mutex_unlock(&h->lock);
+	return s;
+}
+
+static void give_wakes(struct hub *h, pid_t owner)
+{
+	struct hub_subscription *s;
+
+	while ((s = take_due(h, owner))) {
+		/* Cannot fail: the counter is small. */
+		int r = eventfd_write(s->fd, 1);
+		assert(r == 0);
+		(void)r;
+		pthread_mutex_lock(&h->lock);
+		bool last_user = --s->users == 0 && s->gone;
+		pthread_mutex_unlock(&h->lock);
+		if (last_user)
+			subscription_free(s);
+	}
 }
 
 static bool wants(const struct hub_subscription *s, enum hub_topic topic, const char *op_id)
@@ -154,6 +198,8 @@ static bool wants(const struct hub_subscription *s, enum hub_topic topic, const 
 void hub_publish(
 	struct hub *h, enum hub_topic topic, const char *op_id, const char *line, size_t len)
 {
+	if (topic == HUB_REGISTRY && waking == UNTIL_CHANGE)
+		waking = LATER;
 	if (!hub_wanted(h, topic))
 		return;
 	struct text *t = malloc(sizeof(*t) + len);
@@ -161,24 +207,21 @@ void hub_publish(
 		*t = (struct text){.refs = 1, .len = len};
 		memcpy(t->data, line, len);
 	}
+	bool due = false;
 	pthread_mutex_lock(&h->lock);
 	for (struct hub_subscription *s = h->first; s; s = s->next) {
 		if (!wants(s, topic, op_id))
 			continue;
-		if (t) {
-			enqueue(s, t);
-		} else if (!s->cut_off) {
-			/* Better cut off than one event short without knowing. */
-			bool was_empty = !s->head;
-			drop_queue(s);
-			s->cut_off = true;
-			if (was_empty)
-				wake(s);
-		}
+		enqueue(s, t);
+		due |= s->due;
 	}
 	if (t)
 		unref(t);
 	pthread_mutex_unlock(&h->lock);
+	if (due && waking != LATER)
+		give_wakes(h, 0);
+	else if (due && topic == HUB_REGISTRY && asking > 0)
+		give_wakes(h, asking);
 }
 
 int hub_subscribe(struct hub *h, unsigned topics, const char *op_id, struct hub_subscription **ret)
@@ -198,14 +241,23 @@ int hub_subscribe(struct hub *h, unsigned topics, const char *op_id, struct hub_
 	s->tail = &s->head;
 	snprintf(s->op_id.s, sizeof(s->op_id.s), "%s", op_id ? op_id : "");
 	pthread_mutex_lock(&h->lock);
-	s->next = h->first;
-	if (h->first)
-		h->first->prev = s;
-	h->first = s;
+	s->prev = h->last;
+	if (h->last)
+		h->last->next = s;
+	else
+		h->first = s;
+	h->last = s;
 	count_wanted(h, topics, 1);
 	pthread_mutex_unlock(&h->lock);
 	*ret = s;
 	return 0;
+}
+
+void hub_set_owner(struct hub_subscription *s, pid_t owner)
+{
+	pthread_mutex_lock(&s->hub->lock);
+	s->owner = owner;
+	pthread_mutex_unlock(&s->hub->lock);
 }
 
 void hub_unsubscribep(struct hub_subscription **p)
@@ -222,12 +274,31 @@ void hub_unsubscribep(struct hub_subscription **p)
 		h->first = s->next;
 	if (s->next)
 		s->next->prev = s->prev;
+	else
+		h->last = s->prev;
 	count_wanted(h, s->topics, -1);
 	drop_queue(s);
+	s->gone = true;
+	bool last_user = s->users == 0;
 	pthread_mutex_unlock(&h->lock);
-	close(s->fd);
-	free(s);
+	if (last_user)
+		subscription_free(s);
 	*p = NULL;
+}
+
+void hub_hold(pid_t owner)
+{
+	waking = UNTIL_CHANGE;
+	asking = owner;
+}
+
+void hub_release(struct hub *h)
+{
+	bool held = waking == LATER;
+
+	waking = AT_ONCE;
+	if (held)
+		give_wakes(h, 0);
 }
 
 int hub_subscription_fd(const struct hub_subscription *s)
@@ -245,7 +316,10 @@ int hub_take(struct hub_subscription *s, char **ret, size_t *ret_len)
 	struct item *i = s->head;
 	if (s->cut_off) {
 		r = -EPIPE;
-	} else if (i) {
+	} else if (!i) {
+		/* A wake-up that came when its text was taken already. */
+		eventfd_read(s->fd, &n);
+	} else {
 		char *copy = malloc(i->text->len + 1);
 
 		r = copy ? 1 : -ENOMEM;
@@ -257,6 +331,7 @@ int hub_take(struct hub_subscription *s, char **ret, size_t *ret_len)
 			s->head = i->next;
 			if (!s->head) {
 				s->tail = &s->head;
+				s->due = false;
 				eventfd_read(s->fd, &n);
 			}
 			s->backlog -= i->text->len + sizeof(*i);

@@ -217,6 +217,16 @@ void operation_end(struct operation *op, const struct banger_error *err)
 	operation_free(op);
 }
 
+void operations_hold(struct operations *o, pid_t owner)
+{
+	hub_hold(owner);
+}
+
+void operations_release(struct operations *o)
+{
+	hub_release(o->hub);
+}
+
 const char *operation_id(const struct operation *op)
 {
 	return op->record.op_id;

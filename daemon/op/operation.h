@@ -41,6 +41,10 @@ int operation_begin(struct operations *o, enum operation_kind kind, const char *
  * leaves the op and frees it. Whoever follows the operation's HUB_LOG lines gets an empty one after the last. */
 void operation_end(struct operation *op, const struct banger_error *err);
 
+/* hub_hold() and hub_release(), for one who answers a request of the process `owner`. */
+void operations_hold(struct operations *o, pid_t owner);
+void operations_release(struct operations *o);
+
 const char *operation_id(const struct operation *op);
 const struct banger_actor *operation_actor(const struct operation *op);
 int64_t operation_elapsed_us(const struct operation *op);

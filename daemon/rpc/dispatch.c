@@ -181,7 +181,9 @@ bool dispatch_line(struct rpc_connection *c, const char *line, size_t len, int *
 			strcpy(refused.op_id, op_id.s);
 	}
 	clean_name(q.method);
+	operations_hold(c->server->options.operations, c->peer.pid);
 	bool more = carry_out(c, &q, op_id.s, &refused, &call);
+	operations_release(c->server->options.operations);
 	close_all(call.fds, &call.nfds);
 	close_all(call.reply_fds, &call.n_reply_fds);
 	json_object_put(call.result);

@@ -333,16 +333,35 @@ int write_generation(struct write *w, int64_t *ret, struct banger_error *err)
 	return r;
 }
 
+static pthread_mutex_t *lock_of(struct store *s, const struct store_connection *c)
+{
+	return c == &s->writer ? &s->write_lock : &s->read_lock;
+}
+
+/* The lock is held. */
+static int begin_reading(
+	struct store *s, struct store_connection *c, struct reading *r, struct banger_error *err)
+{
+	int e = connection_run(c, STORE_BEGIN, err);
+	if (e < 0) {
+		pthread_mutex_unlock(lock_of(s, c));
+		return e;
+	}
+	*r = (struct reading){.store = s, .c = c};
+	return 0;
+}
+
 int read_begin(struct store *s, struct reading *r, struct banger_error *err)
 {
 	pthread_mutex_lock(&s->read_lock);
-	int e = connection_run(&s->reader, STORE_BEGIN, err);
-	if (e < 0) {
-		pthread_mutex_unlock(&s->read_lock);
-		return e;
-	}
-	*r = (struct reading){.store = s, .c = &s->reader};
-	return 0;
+	return begin_reading(s, &s->reader, r, err);
+}
+
+int lookup_begin(struct store *s, struct reading *r, struct banger_error *err)
+{
+	if (pthread_mutex_trylock(&s->write_lock) != 0)
+		return read_begin(s, r, err);
+	return begin_reading(s, &s->writer, r, err);
 }
 
 void read_donep(struct reading *r)
@@ -351,6 +370,6 @@ void read_donep(struct reading *r)
 		return;
 	if (!sqlite3_get_autocommit(r->c->db))
 		connection_run(r->c, STORE_COMMIT, NULL);
-	pthread_mutex_unlock(&r->store->read_lock);
+	pthread_mutex_unlock(lock_of(r->store, r->c));
 	r->store = NULL;
 }

@@ -84,7 +84,7 @@ int store_image_by_id(
 {
 	_cleanup_read_ struct reading r = {0};
 
-	int e = read_begin(s, &r, err);
+	int e = lookup_begin(s, &r, err);
 	if (e == 0)
 		e = get_image(r.c, STORE_IMAGE_BY_ID, id, -1, ret, err);
 	return e == 0 ? image_not_found(id, err) : e < 0 ? e : 0;
@@ -95,7 +95,7 @@ int store_image_by_name(struct store *s, enum banger_image_state state, const ch
 {
 	_cleanup_read_ struct reading r = {0};
 
-	int e = read_begin(s, &r, err);
+	int e = lookup_begin(s, &r, err);
 	if (e == 0)
 		e = get_image(r.c, STORE_IMAGE_BY_NAME, name, state, ret, err);
 	return e == 0 ? image_not_found(name, err) : e < 0 ? e : 0;
@@ -172,7 +172,7 @@ int store_image_find(struct store *s, const char *word, int state, struct banger
 		return image_not_found(word, err);
 	if (state >= 0)
 		w.lo = w.hi = state;
-	int e = read_begin(s, &r, err);
+	int e = lookup_begin(s, &r, err);
 	if (e == 0)
 		e = find_exact(r.c, &w, ret, err);
 	if (e == 0)

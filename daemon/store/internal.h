@@ -171,12 +171,14 @@ int write_generation(struct write *w, int64_t *ret, struct banger_error *err);
 /* Put the record of the operation beside the change it made; op may be NULL. ops.c */
 int write_op(struct write *w, const struct banger_op_record *op, struct banger_error *err);
 
-/* A read transaction of the reading connection, with its lock. */
+/* A read transaction, with the lock of its connection: the reading one; for a lookup the writing one when
+ * nobody writes, because its cache outlives changes and the reading one's does not. */
 struct reading {
 	struct store *store;
 	struct store_connection *c;
 };
 int read_begin(struct store *s, struct reading *r, struct banger_error *err);
+int lookup_begin(struct store *s, struct reading *r, struct banger_error *err);
 void read_donep(struct reading *r);
 #define _cleanup_read_ _cleanup_(read_donep)
 

@@ -200,6 +200,9 @@ static void configure_sqlite(void)
 {
 	/* Nobody asks for memory statistics, and their mutex is one for all threads. */
 	sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+	/* Pages of the cache one by one: a block of them for each connection would be allocated anew
+	 * whenever a reader sees that the database has changed. */
+	sqlite3_config(SQLITE_CONFIG_PAGECACHE, NULL, 0, 0);
 }
 
 int store_open(

@@ -11,8 +11,8 @@
  *	          rename drafts/ID images/ID, commit
  *	delete    commit, rename images/ID trash/ID
  *
- * A commit is what banger writes: the image's row and the operation's record, WAL,
- * synchronous=FULL. Usage: durable_floor DIR. Each line of stdin, "register ID", "promote ID" or
+ * A commit is what the contract wants kept: the image's row, the generation that it takes, and the
+ * record of the operation with who asked for it; WAL, synchronous=FULL. Usage: durable_floor DIR. Each line of stdin, "register ID", "promote ID" or
  *"delete ID", is answered on stdout with the microseconds that it took. The file to promote is
  * DIR/drafts/ID/rootfs.ext4, put there by the caller.
  */
@@ -26,7 +26,7 @@
 
 struct floor {
 	sqlite3 *db;
-	sqlite3_stmt *begin, *commit, *insert, *update, *delete, *op;
+	sqlite3_stmt *begin, *commit, *generation, *insert, *update, *delete, *op;
 	int drafts, images, trash;
 };
 
@@ -78,6 +78,8 @@ static void floor_open(struct floor *f, const char *path)
 			"NULL, state INTEGER NOT NULL,"
 			" generation INTEGER NOT NULL, digest TEXT, size INTEGER, op_id TEXT, "
 			"created INTEGER, UNIQUE (state, name)) STRICT;"
+			"CREATE TABLE IF NOT EXISTS registry (one INTEGER PRIMARY KEY, generation "
+			"INTEGER) STRICT; INSERT OR IGNORE INTO registry VALUES (1, 0);"
 			"CREATE TABLE IF NOT EXISTS ops (op_id TEXT PRIMARY KEY, method TEXT, uid "
 			"INTEGER, started INTEGER,"
 			" elapsed INTEGER, params TEXT) STRICT;",
@@ -87,6 +89,7 @@ static void floor_open(struct floor *f, const char *path)
 	}
 	f->begin = prepare(f->db, "BEGIN IMMEDIATE");
 	f->commit = prepare(f->db, "COMMIT");
+	f->generation = prepare(f->db, "UPDATE registry SET generation = generation + 1");
 	f->insert = prepare(f->db,
 		"INSERT INTO images VALUES (?1, ?1, 0, 1, NULL, NULL, 'op-000000000000', 1)");
 	f->update = prepare(
@@ -111,6 +114,7 @@ static void commit(struct floor *f, sqlite3_stmt *change, const char *id, const 
 	const char *method)
 {
 	step(f->begin, NULL, NULL);
+	step(f->generation, NULL, NULL);
 	step(change, id, digest);
 	step(f->op, id, method);
 	step(f->commit, NULL, NULL);

@@ -192,12 +192,100 @@ static void many_readers_miss_nothing(void **state)
 	hub_freep(&h);
 }
 
+static void wakes_who_asked_first(void **state)
+{
+	struct hub_subscription *own = NULL, *other = NULL;
+	struct hub *h = NULL;
+
+	assert_int_equal(hub_new(&h), 0);
+	assert_int_equal(hub_subscribe(h, HUB_REGISTRY | HUB_OPS, NULL, &other), 0);
+	assert_int_equal(hub_subscribe(h, HUB_REGISTRY | HUB_OPS, NULL, &own), 0);
+	hub_set_owner(own, 42);
+	hub_set_owner(other, 43);
+	hub_hold(42);
+	publish(h, HUB_OPS, NULL, "begins");
+	expect(own, "begins");
+	expect(other, "begins");
+	publish(h, HUB_REGISTRY, NULL, "changed");
+	assert_true(readable(own));
+	assert_false(readable(other));
+	expect(own, "changed");
+	publish(h, HUB_OPS, NULL, "ends");
+	assert_false(readable(own));
+	assert_false(readable(other));
+	hub_release(h);
+	expect(own, "ends");
+	expect(other, "changed");
+	expect(other, "ends");
+	expect_nothing(own);
+	expect_nothing(other);
+	/* What was put off and taken meanwhile wakes nobody. */
+	hub_hold(0);
+	publish(h, HUB_REGISTRY, NULL, "again");
+	char *got;
+	size_t len;
+	assert_int_equal(hub_take(own, &got, &len), 1);
+	free(got);
+	hub_release(h);
+	expect_nothing(own);
+	expect(other, "again");
+	publish(h, HUB_REGISTRY, NULL, "last");
+	expect(own, "last");
+	expect(other, "last");
+	hub_unsubscribep(&own);
+	hub_unsubscribep(&other);
+	hub_freep(&h);
+}
+
+static void *publish_held(void *arg)
+{
+	for (int i = 0; i < 5000; i++) {
+		hub_hold(i % 3);
+		publish(arg, HUB_REGISTRY, NULL, "x");
+		hub_release(arg);
+	}
+	return NULL;
+}
+
+/* Readers that come and go while wake-ups are given without the lock, and one that sleeps whenever it
+ * has read all: a lost wake-up would leave it asleep, one too many would keep it from ever sleeping. */
+static void survives_readers_that_leave(void **state)
+{
+	struct hub_subscription *s = NULL;
+	struct hub *h = NULL;
+	pthread_t t[2];
+
+	assert_int_equal(hub_new(&h), 0);
+	assert_int_equal(hub_subscribe(h, HUB_REGISTRY, NULL, &s), 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, publish_held, h), 0);
+	for (int seen = 0; seen < 10000;) {
+		struct pollfd p = {.fd = hub_subscription_fd(s), .events = POLLIN};
+		struct hub_subscription *passing = NULL;
+		char *got;
+		size_t len;
+
+		assert_int_equal(hub_subscribe(h, HUB_REGISTRY, NULL, &passing), 0);
+		assert_int_equal(poll(&p, 1, 5000), 1);
+		for (; hub_take(s, &got, &len) == 1; seen++)
+			free(got);
+		hub_unsubscribep(&passing);
+	}
+	for (int i = 0; i < 2; i++)
+		pthread_join(t[i], NULL);
+	expect_nothing(s);
+	hub_unsubscribep(&s);
+	hub_freep(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(hands_to_everyone_in_order),
 		cmocka_unit_test(filters_topics_and_operations),
 		cmocka_unit_test(empty_texts_arrive), cmocka_unit_test(cuts_off_who_does_not_read),
-		cmocka_unit_test(many_readers_miss_nothing)};
+		cmocka_unit_test(many_readers_miss_nothing),
+		cmocka_unit_test(wakes_who_asked_first),
+		cmocka_unit_test(survives_readers_that_leave)};
 
 	return cmocka_run_group_tests_name("op/hub", tests, NULL, NULL);
 }

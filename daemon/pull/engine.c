@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * STATE_DIR/cache holds what can be had again: blobs/ (blobs.h), flat/ (flat.h), catalogs/ (catalog.h).
+ * Whoever removes all of it while the daemon is down loses nothing but time.
+ */
+#include "pull/engine.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include "pull/settings.h"
+
+int pull_engine_new(const struct banger_config *config, int state_dir_fd, struct pull_engine **ret,
+	struct banger_error *err)
+{
+	struct pull_engine *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return banger_error_oom(err);
+	e->config = config;
+	e->cache_fd = -1;
+	int r = pull_settings_check(config, err);
+	if (r == 0) {
+		if (mkdirat(state_dir_fd, "cache", 0700) == 0 || errno == EEXIST)
+			e->cache_fd = openat(state_dir_fd, "cache",
+				O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (e->cache_fd < 0)
+			r = banger_error_set_errno(err, errno, "cannot open the cache");
+	}
+	if (r == 0)
+		r = blobs_new(e->cache_fd, &e->blobs, err);
+	if (r == 0)
+		r = http_new(config, &e->http, err);
+	if (r < 0) {
+		pull_engine_freep(&e);
+		return r;
+	}
+	*ret = e;
+	return 0;
+}
+
+void pull_engine_freep(struct pull_engine **p)
+{
+	struct pull_engine *e = *p;
+
+	if (!e)
+		return;
+	http_freep(&e->http);
+	blobs_freep(&e->blobs);
+	banger_closep(&e->cache_fd);
+	free(e);
+	*p = NULL;
+}
+
+struct blobs *pull_engine_blobs(struct pull_engine *e)
+{
+	return e->blobs;
+}
+
+struct http *pull_engine_http(struct pull_engine *e)
+{
+	return e->http;
+}

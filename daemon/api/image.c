@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "api/api.h"
+#include "api/text.h"
 #include "image/service.h"
 
 enum {
@@ -69,29 +70,45 @@ static int list_add(struct list *list, struct json_object *o)
 
 /* ---- what reads */
 
-/* Fill the list from the view; ret_next gets the id to go on after, "" at the end. */
+/* Write images from the view to the text, as many as fit; ret_next gets the id to go on after, "" at the
+ * end. */
 static int ls_fill(struct store_view *view, int state, const char *after, int64_t limit,
-	struct list *list, char ret_next[BANGER_ID_LEN + 1], struct banger_error *err)
+	struct text *text, char ret_next[BANGER_ID_LEN + 1], struct banger_error *err)
 {
 	char last[BANGER_ID_LEN + 1];
 
 	snprintf(last, sizeof(last), "%s", after ?: "");
 	for (int64_t n = 0;; n++) {
 		_cleanup_image_ struct banger_image image = {0};
+		size_t before = text->len;
 		int r = store_view_next_image(view, state, last[0] ? last : NULL, &image, err);
 		if (r <= 0) {
 			ret_next[0] = 0;
 			return r;
 		}
-		r = n < limit ? list_add(list, banger_image_to_json(&image)) : 0;
-		if (r < 0)
-			return banger_error_oom(err);
-		if (r == 0) {
+		if (n < limit) {
+			text_add(text, n ? "," : "");
+			text_add_image(text, &image);
+		}
+		if (n == limit || text->len > LIST_BYTES_MAX) {
+			text->len = before;
 			strcpy(ret_next, last);
 			return 0;
 		}
 		strcpy(last, image.id);
 	}
+}
+
+static void ls_finish(struct text *text, const char *next, int64_t generation)
+{
+	text_add(text, "]");
+	if (next[0]) {
+		text_add(text, ",\"next\":");
+		text_add_string(text, next);
+	}
+	text_add(text, ",\"generation\":");
+	text_add_int(text, generation);
+	text_add(text, "}");
 }
 
 static int handle_ls(void *ctx, struct rpc_call *call, struct banger_error *err)
@@ -100,7 +117,7 @@ static int handle_ls(void *ctx, struct rpc_call *call, struct banger_error *err)
 	_cleanup_(store_view_closep) struct store_view *view = NULL;
 	const char *state = str(call, "state"), *after = str(call, "after");
 	char next[BANGER_ID_LEN + 1] = "";
-	struct list list = {0};
+	_cleanup_(text_done) struct text text = {0};
 
 	if (state && strcmp(state, "draft") && strcmp(state, "published"))
 		return banger_error_set(
@@ -110,19 +127,17 @@ static int handle_ls(void *ctx, struct rpc_call *call, struct banger_error *err)
 	int r = store_view_open(api->store, &view, err);
 	if (r < 0)
 		return r;
-	_cleanup_json_ struct json_object *array = list.array = json_object_new_array();
-	call->result = json_object_new_object();
-	if (!array || !call->result)
-		return no_memory(&call->result, err);
 	int which = !state ? -1 : !strcmp(state, "draft") ? BANGER_DRAFT : BANGER_PUBLISHED;
-	r = ls_fill(view, which, after, banger_json_int(call->params, "limit", LS_LIMIT), &list,
+	text_add(&text, "{\"images\":[");
+	r = ls_fill(view, which, after, banger_json_int(call->params, "limit", LS_LIMIT), &text,
 		next, err);
 	if (r < 0)
 		return r;
-	if (banger_json_add(call->result, "images", TAKE_PTR(array)) < 0 ||
-		banger_json_add_str(call->result, "next", next[0] ? next : NULL) < 0 ||
-		banger_json_add_int(call->result, "generation", store_view_generation(view)) < 0)
-		return no_memory(&call->result, err);
+	ls_finish(&text, next, store_view_generation(view));
+	if (text.failed)
+		return banger_error_oom(err);
+	call->result_len = text.len;
+	call->result_text = TAKE_PTR(text.s);
 	return 0;
 }
 

@@ -29,6 +29,7 @@ struct operation {
 	atomic_bool cancelled;
 	int cancel_fd;
 	banger_op_id saved; /* what the thread worked for before */
+	char *progress;     /* JSON text, by the owner's lock; NULL: nothing was said */
 };
 
 struct operations {
@@ -81,15 +82,20 @@ static void log_ended(const struct banger_op_record *r)
 			KV_S("error", r->message));
 }
 
-static void publish_op(struct operations *o, const struct banger_op_record *r)
+/* progress: borrowed; NULL: none. */
+static void publish_op(struct operations *o, const struct banger_op_record *r,
+	struct json_object *progress)
 {
-	_cleanup_json_ struct json_object *event = NULL;
+	_cleanup_json_ struct json_object *event = NULL, *op = NULL;
 
 	if (!hub_wanted(o->hub, HUB_OPS))
 		return;
 	event = json_object_new_object();
-	if (!event || banger_json_add_str(event, "event", "op") < 0 ||
-		banger_json_add(event, "op", banger_op_record_to_json(r)) < 0)
+	op = banger_op_record_to_json(r);
+	if (!event || !op || banger_json_add_str(event, "event", "op") < 0 ||
+		(progress &&
+			banger_json_add(op, "progress", json_object_get(progress)) < 0) ||
+		banger_json_add(event, "op", TAKE_PTR(op)) < 0)
 		return;
 	const char *s = json_object_to_json_string_ext(
 		event, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
@@ -140,6 +146,7 @@ static void list_remove(struct operations *o, struct operation *op)
 static void operation_free(struct operation *op)
 {
 	banger_closep(&op->cancel_fd);
+	free(op->progress);
 	free(op);
 }
 
@@ -180,7 +187,7 @@ int operation_begin(struct operations *o, enum operation_kind kind, const char *
 	else
 		log_debug("operation started", KV_S("method", method));
 	if (kind == OPERATION_LONG)
-		publish_op(o, &op->record);
+		publish_op(o, &op->record, NULL);
 	*ret = op;
 	return 0;
 }
@@ -209,7 +216,7 @@ void operation_end(struct operation *op, const struct banger_error *err)
 		log_ended(&r);
 		if (!op->recorded || r.code != BANGER_OK)
 			journal_add_record(o->journal, &r);
-		publish_op(o, &r);
+		publish_op(o, &r, NULL);
 	}
 	list_remove(o, op);
 	hub_publish(o->hub, HUB_LOG, r.op_id, "", 0);
@@ -225,6 +232,48 @@ void operations_hold(struct operations *o, pid_t owner)
 void operations_release(struct operations *o)
 {
 	hub_release(o->hub);
+}
+
+void operation_leave(struct operation *op)
+{
+	banger_op_leavep(&op->saved);
+}
+
+void operation_adopt(struct operation *op)
+{
+	op->saved = banger_op_enter(op->record.op_id);
+}
+
+void operation_progress(struct operation *op, struct json_object *progress)
+{
+	_cleanup_json_ struct json_object *owned = progress;
+	const char *text = json_object_to_json_string_ext(
+		owned, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	char *copy = owned && text ? strdup(text) : NULL;
+
+	if (!copy)
+		return; /* what was said before stands */
+	pthread_mutex_lock(&op->owner->lock);
+	char *old = op->progress;
+	op->progress = copy;
+	pthread_mutex_unlock(&op->owner->lock);
+	free(old);
+	publish_op(op->owner, &op->record, owned);
+}
+
+struct json_object *operations_progress(struct operations *o, const char *op_id)
+{
+	struct json_object *ret = NULL;
+	_cleanup_free_ char *text = NULL;
+
+	pthread_mutex_lock(&o->lock);
+	const struct operation *op = find_running(o, op_id, true);
+	if (op && op->progress)
+		text = strdup(op->progress);
+	pthread_mutex_unlock(&o->lock);
+	if (text)
+		(void)banger_json_parse(text, strlen(text), &ret, NULL);
+	return ret;
 }
 
 const char *operation_id(const struct operation *op)
@@ -310,7 +359,7 @@ void operations_report(struct operations *o, const struct banger_op_record *r)
 
 	log_ended(r);
 	journal_add_record(o->journal, r);
-	publish_op(o, r);
+	publish_op(o, r, NULL);
 }
 
 /* ---- looking at them */
@@ -392,6 +441,43 @@ int operations_find(struct operations *o, const char *word, struct banger_op_rec
 	return 0;
 }
 
+static bool has_op(const struct banger_op_record *ops, size_t n, const char *op_id)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(ops[i].op_id, op_id) == 0)
+			return true;
+	return false;
+}
+
+/* Both lists have the one that began last first, and so has the result: all that run, and of the
+ * others as many as fit. Returns how many they are. */
+static size_t merge_ops(const struct banger_op_record *running, size_t n_running,
+	const struct banger_op_record *kept, size_t n_kept, size_t limit,
+	struct banger_op_record *to)
+{
+	size_t n = 0, i = 0, room = limit > n_running ? limit - n_running : 0;
+
+	for (size_t k = 0; k < n_kept && room > 0; k++) {
+		if (has_op(running, n_running, kept[k].op_id))
+			continue; /* it ended between the two looks */
+		while (i < n_running && running[i].started_us >= kept[k].started_us)
+			to[n++] = running[i++];
+		to[n++] = kept[k];
+		room--;
+	}
+	while (i < n_running)
+		to[n++] = running[i++];
+	return n;
+}
+
+static int by_start(const void *a, const void *b)
+{
+	int64_t x = ((const struct banger_op_record *)a)->started_us;
+	int64_t y = ((const struct banger_op_record *)b)->started_us;
+
+	return x > y ? -1 : x < y;
+}
+
 int operations_list(struct operations *o, int64_t limit, bool failed_only, int64_t uid,
 	struct banger_op_record **ret, size_t *ret_n, struct banger_error *err)
 {
@@ -404,23 +490,16 @@ int operations_list(struct operations *o, int64_t limit, bool failed_only, int64
 	int r = store_ops_list(o->store, limit, failed_only, uid, &kept, &n_kept, err);
 	if (r < 0)
 		return r;
-	struct banger_op_record *all = calloc(n_running + n_kept + 1, sizeof(*all));
+	for (size_t i = 0; i < n_running; i++)
+		if (!failed_only && (uid < 0 || running[i].actor.uid == uid))
+			running[n++] = running[i];
+	/* The list of those that run is in the order in which they took its lock. */
+	qsort(running, n, sizeof(*running), by_start);
+	struct banger_op_record *all = calloc(n + n_kept + 1, sizeof(*all));
 	if (!all)
 		return banger_error_oom(err);
-	for (size_t i = 0; i < n_running && n < (size_t)limit; i++)
-		if (!failed_only && (uid < 0 || running[i].actor.uid == uid))
-			all[n++] = running[i];
-	size_t n_shown = n;
-	for (size_t i = 0; i < n_kept && n < (size_t)limit; i++) {
-		bool twice = false; /* it ended between the two looks */
-
-		for (size_t k = 0; k < n_shown && !twice; k++)
-			twice = strcmp(all[k].op_id, kept[i].op_id) == 0;
-		if (!twice)
-			all[n++] = kept[i];
-	}
+	*ret_n = merge_ops(running, n, kept, n_kept, limit, all);
 	*ret = all;
-	*ret_n = n;
 	return 0;
 }
 

@@ -45,6 +45,18 @@ void operation_end(struct operation *op, const struct banger_error *err);
 void operations_hold(struct operations *o, pid_t owner);
 void operations_release(struct operations *o);
 
+/* Hand a running operation to another thread: the one that began it leaves it, the other adopts it and
+ * ends it. */
+void operation_leave(struct operation *op);
+void operation_adopt(struct operation *op);
+
+/* How far a long operation has come: an object, whose reference is taken and which replaces what was said
+ * before. It is "progress" in the operation's document while it runs, and whoever watches operations is told:
+ * not more than a few times a second, please. */
+void operation_progress(struct operation *op, struct json_object *progress);
+/* The same of a running operation, as a new object; NULL: it does not run, or has said nothing. */
+struct json_object *operations_progress(struct operations *o, const char *op_id);
+
 const char *operation_id(const struct operation *op);
 const struct banger_actor *operation_actor(const struct operation *op);
 int64_t operation_elapsed_us(const struct operation *op);
@@ -73,8 +85,8 @@ int operations_running(struct operations *o, struct banger_op_record **ret, size
 bool operations_is_running(struct operations *o, const char *op_id);
 /* Write what is pending, so that a reader of the store sees it. */
 void operations_flush(struct operations *o);
-/* Running, or in the store; all three see what ended before the call. List: running ones first, then as
- * store_ops_list(). Lines: as store_op_lines(). */
+/* Running, or in the store; all three see what ended before the call. List: the one that began
+ * last first, as store_ops_list(), but those that run are never left out for the limit. Lines: as store_op_lines(). */
 int operations_find(struct operations *o, const char *word, struct banger_op_record *ret, struct banger_error *err);
 int operations_list(struct operations *o, int64_t limit, bool failed_only, int64_t uid,
 	struct banger_op_record **ret, size_t *ret_n, struct banger_error *err);

@@ -53,7 +53,7 @@ static enum operation_kind kind_of(const struct rpc_method *m)
 {
 	if (!m || !(m->flags & RPC_CHANGE))
 		return OPERATION_READ;
-	return m->flags & RPC_HANGUP ? OPERATION_LONG : OPERATION_CHANGE;
+	return m->flags & (RPC_HANGUP | RPC_LONG) ? OPERATION_LONG : OPERATION_CHANGE;
 }
 
 /* May this peer call the method with these parameters and descriptors? */
@@ -79,25 +79,51 @@ static int check_call(const struct rpc_connection *c, const struct rpc_method *m
 	return 0;
 }
 
+/* The reply whose result is text already; op_id needs no escapes. */
+static int send_result_text(
+	struct rpc_connection *c, const struct rpc_call *call, const char *reply_op_id)
+{
+	static const char begin[] = "{\"ok\":true,\"result\":";
+	char end[32 + BANGER_OP_ID_LEN];
+	int n = reply_op_id
+			? snprintf(end, sizeof(end), ",\"op_id\":\"%s\"}", reply_op_id)
+			: snprintf(end, sizeof(end), "}");
+	_cleanup_free_ char *line = malloc(sizeof(begin) + call->result_len + n);
+
+	if (!line)
+		return -ENOMEM;
+	char *p = mempcpy(line, begin, sizeof(begin) - 1);
+	p = mempcpy(p, call->result_text, call->result_len);
+	p = mempcpy(p, end, n);
+	return connection_send_text(c, line, p - line);
+}
+
+static int send_reply(struct rpc_connection *c, struct rpc_call *call, const char *reply_op_id,
+	const struct banger_error *why)
+{
+	if (why->code == BANGER_OK && call->result_text)
+		return send_result_text(c, call, reply_op_id);
+	_cleanup_json_ struct json_object *doc =
+		why->code != BANGER_OK
+			? banger_reply_error(why)
+			: banger_reply_ok(json_object_get(call->result), reply_op_id);
+	return doc ? connection_send(c, doc, call->reply_fds, call->n_reply_fds) : -ENOMEM;
+}
+
 /* Send a reply, or say why it cannot be sent. Returns whether the connection is still good. */
 static bool reply(struct rpc_connection *c, struct rpc_call *call, const char *reply_op_id,
 	const struct banger_error *why)
 {
 	struct banger_error err = {0};
-	struct json_object *doc =
-		why->code != BANGER_OK
-			? banger_reply_error(why)
-			: banger_reply_ok(json_object_get(call->result), reply_op_id);
+	int r = send_reply(c, call, reply_op_id, why);
 
-	int r = doc ? connection_send(c, doc, call->reply_fds, call->n_reply_fds) : -ENOMEM;
-	json_object_put(doc);
 	if (r == -EMSGSIZE || r == -ENOMEM) {
 		if (r == -ENOMEM)
 			banger_error_oom(&err);
 		else
 			banger_error_set(&err, BANGER_TOO_LARGE, "the result is over 1 MiB");
 		log_err("cannot reply", KV_ERR(&err));
-		doc = banger_reply_error(&err);
+		struct json_object *doc = banger_reply_error(&err);
 		r = doc ? connection_send(c, doc, NULL, 0) : -ENOMEM;
 		json_object_put(doc);
 	}
@@ -148,7 +174,8 @@ static bool carry_out(struct rpc_connection *c, struct banger_request *q, const 
 		run_handler(c, m, call, &err);
 	/* Before the reply: a client that gave away its only descriptor of a pipe may wait for its end. */
 	close_all(call->fds, &call->nfds);
-	operation_end(call->op, &err);
+	if (call->op)
+		operation_end(call->op, &err);
 	call->op = NULL;
 	if (stream.replied)
 		return false;
@@ -187,6 +214,7 @@ bool dispatch_line(struct rpc_connection *c, const char *line, size_t len, int *
 	close_all(call.fds, &call.nfds);
 	close_all(call.reply_fds, &call.n_reply_fds);
 	json_object_put(call.result);
+	free(call.result_text);
 	banger_request_done(&q);
 	return more;
 }
@@ -201,6 +229,15 @@ void dispatch_refuse(struct rpc_connection *c, enum banger_code code, const char
 
 	banger_error_set(&refused, code, "%s", what);
 	carry_out(c, &q, op_id.s, &refused, &call);
+}
+
+struct operation *rpc_call_detach(struct rpc_call *call)
+{
+	struct operation *op = TAKE_PTR(call->op);
+
+	connection_end(call->stream->c);
+	operation_leave(op);
+	return op;
 }
 
 /* ---- streams */

@@ -27,6 +27,8 @@ struct rpc_call {
 	int fds[BANGER_WIRE_FDS_MAX]; /* came with the request; TAKE_FD() what is kept, the rest is closed */
 	size_t nfds;
 	struct json_object *result; /* set by the handler; NULL: {} */
+	char *result_text;	    /* the same as text, for what is long: instead of result; owned */
+	size_t result_len;
 	int reply_fds[BANGER_WIRE_FDS_MAX]; /* to send with the reply; closed after it */
 	size_t n_reply_fds;
 	struct rpc_stream *stream;
@@ -48,6 +50,7 @@ enum rpc_flags {
 	RPC_CHANGE = 2,	 /* an operation to record; else recorded only when it fails */
 	RPC_STREAM = 4,	 /* the handler writes a stream and the connection ends with it */
 	RPC_HANGUP = 8,	 /* cancel the operation when the client goes away */
+	RPC_LONG = 16,	 /* with RPC_CHANGE: a long one, whose start is an event too (RPC_HANGUP says the same) */
 };
 
 struct rpc_method {
@@ -57,6 +60,10 @@ struct rpc_method {
 	const struct rpc_param *params; /* ends with RPC_END; NULL: none. Unknown members are ignored. */
 	size_t min_fds, max_fds;
 };
+
+/* The operation goes on after the reply: the handler hands it to another thread, which operation_adopt()s and
+ * ends it. The handler must not touch it after that, and must not fail. */
+struct operation *rpc_call_detach(struct rpc_call *call);
 
 /* For a streaming handler: send the reply (call->result, reply_fds) now, then lines. -EPIPE when the
  * peer is gone or does not read (time-out), -ECANCELED at shutdown. */

@@ -68,7 +68,7 @@
 	X(OP_BY_ID, "SELECT " OP_COLUMNS " FROM ops WHERE op_id = ?1")                             \
 	X(OP_PREFIX, "SELECT op_id FROM ops WHERE op_id >= ?1 AND op_id < ?2 LIMIT 2")             \
 	X(OPS_NEWEST, "SELECT " OP_COLUMNS " FROM ops WHERE (?1 = 0 OR code IS NOT NULL) AND "     \
-		      "(?2 < 0 OR uid = ?2) ORDER BY seq DESC LIMIT ?3")                           \
+		      "(?2 < 0 OR uid = ?2) ORDER BY started_us DESC, seq DESC LIMIT ?3")                           \
 	X(OPS_BOUND, "SELECT seq FROM ops ORDER BY seq DESC LIMIT 1 OFFSET ?1")                    \
 	X(OPS_TRIM_LINES, "DELETE FROM op_lines WHERE op_id IN "                                   \
 			  "(SELECT op_id FROM ops WHERE seq <= ?1)")                               \

@@ -87,7 +87,7 @@ struct store_op_line {
 int store_ops_put(struct store *s, const struct banger_op_record *ops, size_t n,
 	const struct store_op_line *lines, size_t n_lines, int64_t kept, struct banger_error *err);
 int store_op_find(struct store *s, const char *op_id_or_prefix, struct banger_op_record *ret, struct banger_error *err);
-/* Newest first. *ret is one block to free. failed_only, uid (-1: all) filter. */
+/* The one that began last first. *ret is one block to free. failed_only, uid (-1: all) filter. */
 int store_ops_list(struct store *s, int64_t limit, bool failed_only, int64_t uid,
 	struct banger_op_record **ret, size_t *ret_n, struct banger_error *err);
 /* JSON text lines of one operation, or with op_id NULL the newest 1000 of all, oldest first: an array of

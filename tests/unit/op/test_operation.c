@@ -214,7 +214,7 @@ static void cancels(void **state)
 	operation_end(op, &err);
 }
 
-static void lists_what_runs_first(void **state)
+static void lists_in_the_order_of_beginning(void **state)
 {
 	struct ops_fixture *o = *state;
 	_cleanup_free_ struct banger_op_record *r = NULL, *running = NULL;
@@ -234,6 +234,21 @@ static void lists_what_runs_first(void **state)
 	assert_true(operations_is_running(o->ops, "op-000000000003"));
 	operation_end(read, NULL);
 	assert_false(operations_is_running(o->ops, "op-000000000003"));
+	/* One that runs still, and one that began after it and has ended. */
+	usleep(2);
+	operation_end(begin(o, OPERATION_CHANGE, "e", "op-000000000005"), NULL);
+	free(r);
+	r = NULL;
+	assert_ok(operations_list(o->ops, 10, false, -1, &r, &n, &err), err);
+	assert_int_equal(n, 3);
+	assert_string_equal(r[0].method, "e");
+	assert_string_equal(r[1].method, "b");
+	assert_string_equal(r[2].method, "a");
+	free(r);
+	r = NULL;
+	assert_ok(operations_list(o->ops, 1, false, -1, &r, &n, &err), err);
+	assert_int_equal(n, 1);
+	assert_string_equal(r[0].method, "b");
 	operation_end(op, NULL);
 	/* A prefix that one that runs and one that is kept share. */
 	op = begin(o, OPERATION_CHANGE, "d", "op-000000000004");
@@ -363,7 +378,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(a_change_is_logged_and_kept), T(a_failure_says_why),
 		T(reads_are_silent_until_they_fail), T(recorded_ones_are_not_written_twice),
-		T(refuses_an_id_in_use), T(cancels), T(lists_what_runs_first), T(publishes),
+		T(refuses_an_id_in_use), T(cancels), T(lists_in_the_order_of_beginning), T(publishes),
 		T(takes_reports), T(sums_up_parameters), T(keeps_the_newest_of_a_flood)};
 
 	return cmocka_run_group_tests_name("op/operation", tests, NULL, NULL);

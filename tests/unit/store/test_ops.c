@@ -95,6 +95,16 @@ static void lists_newest_first_and_filters(void **state)
 	assert_ok(store_ops_list(f->store, 10, false, -1, &ops, &n, &err), err);
 	assert_int_equal(n, 10);
 	assert_string_equal(ops[0].op_id, last.op_id);
+	/* One that took long is kept last and began first. */
+	struct banger_op_record slow = make_record("slow", BANGER_OK);
+	slow.started_us = ops[9].started_us - 1;
+	put(f, &slow, NULL, 100);
+	free(ops);
+	ops = NULL;
+	assert_ok(store_ops_list(f->store, 10, false, -1, &ops, &n, &err), err);
+	assert_string_equal(ops[0].op_id, last.op_id);
+	for (size_t i = 1; i < n; i++)
+		assert_true(ops[i - 1].started_us >= ops[i].started_us);
 	assert_int_equal(count_ops(f, 100, true, -1), 10);
 	assert_int_equal(count_ops(f, 100, false, 4294967294u), 20);
 	assert_int_equal(count_ops(f, 100, true, 4294967294u), 0);

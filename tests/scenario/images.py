@@ -311,7 +311,7 @@ def compare(tree, expected):
         if name not in tree:
             wrong.append(f'{name!r} is missing')
             continue
-        wrong += [f'{name!r}: {key} is {tree[name].get(key)!r}, not {value!r}'
+        wrong += [f'{name!r}: {key} is {tree[name].get(key)!r:.300}, not {value!r:.300}'
                   for key, value in facts.items() if tree[name].get(key) != value]
     return wrong[:20]
 

@@ -17,6 +17,8 @@ struct image_service;
 struct kernel_service;
 struct vm_service;
 struct rpc_server;
+struct jobs;
+struct pull_engine;
 
 struct api {
 	const struct banger_config *config;
@@ -27,14 +29,20 @@ struct api {
 	struct image_service *images;
 	struct kernel_service *kernels;
 	struct vm_service *vms;
+	struct jobs *jobs;
+	struct pull_engine *pulls;
 	struct rpc_server *server; /* set after the table is handed over */
 	int64_t started_us;
 };
+
+/* The record of an operation with its progress, while it runs. NULL: no memory. */
+struct json_object *api_op_to_json(const struct api *api, const struct banger_op_record *record);
 
 /* Tables, each ended by name NULL; main.c joins them. */
 extern const struct rpc_method api_daemon_methods[]; /* version ping status doctor registry.watch */
 extern const struct rpc_method api_op_methods[];
 extern const struct rpc_method api_image_methods[];
+extern const struct rpc_method api_pull_methods[];
 extern const struct rpc_method api_draft_methods[];
 extern const struct rpc_method api_kernel_methods[];
 extern const struct rpc_method api_vm_methods[];

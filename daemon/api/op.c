@@ -44,6 +44,15 @@ static int op_ls(void *ctx, struct rpc_call *call, struct banger_error *err)
 		       : banger_error_oom(err);
 }
 
+struct json_object *api_op_to_json(const struct api *api, const struct banger_op_record *record)
+{
+	_cleanup_json_ struct json_object *o = banger_op_record_to_json(record);
+	struct json_object *progress = operations_progress(api->operations, record->op_id);
+
+	return o && (!progress || banger_json_add(o, "progress", progress) == 0) ? TAKE_PTR(o)
+										 : NULL;
+}
+
 static int op_show(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
 	const struct api *api = ctx;
@@ -54,8 +63,8 @@ static int op_show(void *ctx, struct rpc_call *call, struct banger_error *err)
 	if (r < 0)
 		return r;
 	call->result = json_object_new_object();
-	return call->result && banger_json_add(
-				       call->result, "op", banger_op_record_to_json(&record)) == 0
+	struct json_object *op = api_op_to_json(api, &record);
+	return call->result && op && banger_json_add(call->result, "op", op) == 0
 		       ? 0
 		       : banger_error_oom(err);
 }

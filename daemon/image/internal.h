@@ -11,6 +11,7 @@
 #include "image/trash.h"
 
 #define ROOTFS "rootfs.ext4"
+#define WORK_SEED "work-seed.ext4"
 #define PROMOTE_SUFFIX ".promote" /* staging/ID.promote: how to undo a promotion; seal.h */
 #define IMPORT_SUFFIX ".import"	  /* staging/ID.import: an import runs; import.c */
 

@@ -31,6 +31,24 @@ struct image_import {
 	int fd;		    /* borrowed: a regular file, or a pipe */
 };
 
+/* What a pull was asked for. Strings are borrowed. */
+struct image_pull {
+	const char *source;   /* a reference, or the name of a bundle in a catalog */
+	const char *name;     /* NULL: the last part of the source's own name */
+	const char *platform; /* "linux/amd64"; NULL: this machine's */
+	const char *kernel;   /* that shall be bound; NULL: the bundle's, or the configured default */
+	bool layouts;	      /* may the source be a directory of this host? */
+};
+
+/* What came of it; the service owns the strings. */
+struct image_pulled {
+	char *source; /* canonical, with the digest of what was pulled */
+	char *config; /* banger_image.config; NULL: none */
+	char *kernel; /* that it wants; NULL: says nothing */
+	char *home;   /* of the image's user; what a work seed is made of; NULL: /root */
+	bool seed;    /* a work seed is there already */
+};
+
 /*
  * What the service needs. Pointers are borrowed and must outlive it. The function members are the slow
  * steps; NULL means the real one (or UNSUPPORTED where this build has none yet), and a test puts its
@@ -46,14 +64,18 @@ struct image_service_deps {
 	void *arg;
 	/* Begin an operation of the service's own (recovery, emptying the trash). */
 	int (*begin_operation)(void *arg, const char *method, struct operation **ret, struct banger_error *err);
-	/* Pull `reference` and flatten it into the file rootfs_fd. */
-	int (*pull_and_flatten)(void *arg, struct operation *op, const char *reference, int rootfs_fd, struct banger_error *err);
-	/* Complete a pulled root filesystem in place (mount points, configuration). */
+	/* Pull in->source, an OCI reference, and flatten it into rootfs_fd; seed_fd gets the work seed on the way (and
+	 * ret->seed is set) where that is cheaper than build_work_seed. NULL: UNSUPPORTED. */
+	int (*pull_and_flatten)(void *arg, struct operation *op, const struct image_pull *in, int rootfs_fd, int seed_fd, struct image_pulled *ret, struct banger_error *err);
+	/* Complete a pulled root filesystem before it is published: it is checked, and image gets size and digest. */
 	int (*finalize_rootfs)(void *arg, struct operation *op, int rootfs_fd, struct banger_image *image, struct banger_error *err);
-	/* Fetch the bundle at `location` into the directory dir_fd. */
-	int (*fetch_bundle)(void *arg, struct operation *op, const char *location, int dir_fd, struct banger_error *err);
-	/* Build a work seed from rootfs_fd into seed_fd. */
-	int (*build_work_seed)(void *arg, struct operation *op, int rootfs_fd, int seed_fd, struct banger_error *err);
+	/* Fetch the bundle in->source from the catalogs and put its files into the directory dir_fd (its rootfs.ext4 too).
+	 * NULL: UNSUPPORTED. */
+	int (*fetch_bundle)(void *arg, struct operation *op, const struct image_pull *in, int dir_fd, struct image_pulled *ret, struct banger_error *err);
+	/* Build a work seed of the directory `home` in rootfs_fd into seed_fd. NULL: none is made. */
+	int (*build_work_seed)(void *arg, struct operation *op, int rootfs_fd, const char *home, int seed_fd, struct banger_error *err);
+	/* The name of the kernel that a word means. NOT_FOUND, AMBIGUOUS. NULL: any name is taken. */
+	int (*find_kernel)(void *arg, const char *word, char ret[BANGER_NAME_MAX + 1], struct banger_error *err);
 	/* Turn a tar stream into an ext4 image in out_fd (banger-unpack in its sandbox). size 0: as needed. */
 	int (*flatten_tar)(void *arg, struct operation *op, int tar_fd, int out_fd, int64_t size, struct banger_error *err);
 	/* Is image `id` in use? 0 no; BUSY and who uses it. NULL: nobody can. */
@@ -77,6 +99,8 @@ int image_service_rename(struct image_service *s, struct operation *op, const ch
 int image_service_swap(struct image_service *s, struct operation *op, const char *a, const char *b, struct banger_image ret[2], struct banger_error *err);
 int image_service_delete(struct image_service *s, struct operation *op, const char *image, struct banger_image *ret, struct banger_error *err);
 int image_service_import(struct image_service *s, struct operation *op, const struct image_import *in, struct banger_image *ret, struct banger_error *err);
+/* Pull and publish. EXISTS when the name is taken, at once. */
+int image_service_pull(struct image_service *s, struct operation *op, const struct image_pull *in, struct banger_image *ret, struct banger_error *err);
 int image_service_configure(struct image_service *s, struct operation *op, const char *draft, struct json_object *document, struct banger_image *ret, struct banger_error *err);
 
 struct image_verdict {

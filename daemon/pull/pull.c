@@ -191,6 +191,7 @@ static int fill_result(struct pull *p, struct pull_result *ret, struct banger_er
 	ret->layers = i->n_layers;
 	ret->fetched = layers_fetched(p->layers);
 	ret->config = TAKE_PTR(p->image.config.config);
+	ret->home = TAKE_PTR(p->image.config.home);
 	return 0;
 }
 
@@ -246,5 +247,6 @@ void pull_result_done(struct pull_result *r)
 {
 	free(r->source);
 	free(r->config);
+	free(r->home);
 	*r = (struct pull_result){0};
 }

@@ -23,6 +23,12 @@
  *   image.swap     {"a":IMAGE,"b":IMAGE}           → {"images":[<image>,<image>]}     both of one state
  *   image.delete   {"image":IMAGE}                 → {"image":<image> as it was}      busy
  *   image.import   {"name","format":"auto"|"raw"|"tar","source"?,"size"?:bytes} +fd → {"image":<image>}   published
+ *   image.pull     {"source":REFERENCE|BUNDLE,"name"?,"platform"?:"OS/ARCH","kernel"?:KERNEL} → {"image":<image>}   ends with
+ *                                                    its client; exists denied not_found unavailable timeout too_large corrupt
+ *                                                    no_space unsupported
+ *   image.pull.begin  as image.pull                → {"op_id"}       goes on by itself
+ *   image.pull.status {"op_id"}                    → {"op":<op>,"image"?:<image> of one that was begun, when it is done}
+ *   image.pull.cancel {"op_id"}                    → {}
  *   image.verify   {"image":IMAGE}                 → {"image":<image>,"digest","digest_ok":bool,"fsck":"clean"|text,"ok":bool}
  *   image.configure {"image":IMAGE (a draft),"document":{…}} → {"image":<image>}      as writing image.json
  *
@@ -48,11 +54,15 @@
  *   op.report {"op":<op>}                          → {}            a trusted peer tells of an operation that it
  *                                                    refused itself; it is logged and kept as any other
  *
+ * A long <op> has "progress" while it runs; that of a pull is
+ *   {"phase":"resolving|fetching|unpacking|finishing","digest"?,"fetched":BYTES,"total":BYTES,"members","content":BYTES,
+ *    "layers":[{"digest","size","fetched","state":"waiting|fetching|held|fetched|reused"}]}
+ *
  * registry.watch. The reply is {"ok":true,"result":{"generation":N,"directories":["images","drafts","kernels"]}}; for
  * a trusted peer three descriptors come with it: directories that hold ID/FILE for each image, draft and kernel.
  * Unless "snapshot" is false then come {"event":"snapshot","images":[…]?,"kernels":[…]?,"ops":[…]?} (several), and
  * {"event":"ready","generation":N}. After that each change, in the order in which it was committed:
- *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|configured","ts","op_id",
+ *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|pulled|configured","ts","op_id",
  *    "generation":N,"images":[<image>…]}      a deleted image has "state":"deleted"; apply: remove by id, or insert or
  *                                              replace by id (the two of a swap in one step)
  *   {"event":"kernel","change":"imported|deleted","ts","op_id","generation":N,"kernel":<kernel>}  (deleted: "state":"deleted")
@@ -81,6 +91,10 @@
 	X(IMAGE_SWAP, "image.swap")                                                                \
 	X(IMAGE_DELETE, "image.delete")                                                            \
 	X(IMAGE_IMPORT, "image.import")                                                            \
+	X(IMAGE_PULL, "image.pull")                                                                \
+	X(IMAGE_PULL_BEGIN, "image.pull.begin")                                                    \
+	X(IMAGE_PULL_STATUS, "image.pull.status")                                                  \
+	X(IMAGE_PULL_CANCEL, "image.pull.cancel")                                                  \
 	X(IMAGE_VERIFY, "image.verify")                                                            \
 	X(IMAGE_CONFIGURE, "image.configure")                                                      \
 	X(DRAFT_OPEN, "draft.open")                                                                \

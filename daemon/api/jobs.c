@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Threads are detached and counted: jobs_freep() waits for the count. Results are a ring of texts, for
+ * JSON objects are not for several threads.
+ */
+#include "api/jobs.h"
+
+#include <pthread.h>
+#include <string.h>
+
+struct kept {
+	char op_id[BANGER_OP_ID_LEN + 1];
+	char *text;
+};
+
+struct running {
+	struct jobs *jobs;
+	struct running *prev, *next;
+	struct operation *op;
+	struct job job;
+};
+
+struct jobs {
+	pthread_mutex_t lock;
+	pthread_cond_t ended;
+	struct running *first;
+	size_t n;
+	struct kept kept[JOBS_KEPT];
+	size_t next;
+};
+
+static void keep(struct jobs *j, const char *op_id, struct json_object *result)
+{
+	const char *s = json_object_to_json_string_ext(
+		result, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	char *text = result && s ? strdup(s) : NULL;
+
+	if (!text)
+		return;
+	pthread_mutex_lock(&j->lock);
+	struct kept *k = &j->kept[j->next++ % JOBS_KEPT];
+	char *old = k->text;
+	snprintf(k->op_id, sizeof(k->op_id), "%s", op_id);
+	k->text = text;
+	pthread_mutex_unlock(&j->lock);
+	free(old);
+}
+
+static void list_add(struct jobs *j, struct running *r)
+{
+	r->next = j->first;
+	if (r->next)
+		r->next->prev = r;
+	j->first = r;
+	j->n++;
+}
+
+static void list_remove(struct jobs *j, struct running *r)
+{
+	if (r->prev)
+		r->prev->next = r->next;
+	else
+		j->first = r->next;
+	if (r->next)
+		r->next->prev = r->prev;
+}
+
+/* With the lock: one less, perhaps the last that somebody waits for. */
+static void ended(struct jobs *j)
+{
+	j->n--;
+	pthread_cond_broadcast(&j->ended);
+}
+
+static void *run(void *arg)
+{
+	_cleanup_free_ struct running *r = arg;
+	struct jobs *j = r->jobs;
+	_cleanup_json_ struct json_object *result = NULL;
+	struct banger_error err = {0};
+
+	operation_adopt(r->op);
+	if (r->job.run(r->job.arg, r->op, &result, &err) == 0)
+		keep(j, operation_id(r->op), result);
+	if (r->job.done)
+		r->job.done(r->job.arg);
+	/* Nobody cancels it any more once it is off the list; then it may go. */
+	pthread_mutex_lock(&j->lock);
+	list_remove(j, r);
+	pthread_mutex_unlock(&j->lock);
+	operation_end(r->op, &err);
+	pthread_mutex_lock(&j->lock);
+	ended(j);
+	pthread_mutex_unlock(&j->lock);
+	return NULL;
+}
+
+static int start_thread(struct running *r)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	int e = pthread_attr_init(&attr);
+	if (e)
+		return e;
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	e = pthread_create(&thread, &attr, run, r);
+	pthread_attr_destroy(&attr);
+	return e;
+}
+
+static bool enlist(struct jobs *j, struct running *r)
+{
+	pthread_mutex_lock(&j->lock);
+	bool room = j->n < JOBS_MAX;
+	if (room)
+		list_add(j, r);
+	pthread_mutex_unlock(&j->lock);
+	return room;
+}
+
+int jobs_start(
+	struct jobs *j, struct rpc_call *call, const struct job *job, struct banger_error *err)
+{
+	struct running *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return banger_error_oom(err);
+	r->jobs = j;
+	r->job = *job;
+	r->op = call->op;
+	if (!enlist(j, r)) {
+		free(r);
+		return banger_error_set(
+			err, BANGER_BUSY, "%d long operations run already", JOBS_MAX);
+	}
+	rpc_call_detach(call);
+	int e = start_thread(r);
+	if (!e)
+		return 0;
+	operation_adopt(r->op);
+	call->op = r->op;
+	pthread_mutex_lock(&j->lock);
+	list_remove(j, r);
+	ended(j);
+	pthread_mutex_unlock(&j->lock);
+	free(r);
+	return banger_error_set_errno(err, e, "cannot start a thread");
+}
+
+struct json_object *jobs_result(struct jobs *j, const char *op_id)
+{
+	_cleanup_free_ char *text = NULL;
+	struct json_object *ret = NULL;
+
+	pthread_mutex_lock(&j->lock);
+	for (size_t i = 0; i < JOBS_KEPT && !text; i++)
+		if (j->kept[i].text && strcmp(j->kept[i].op_id, op_id) == 0)
+			text = strdup(j->kept[i].text);
+	pthread_mutex_unlock(&j->lock);
+	if (text)
+		(void)banger_json_parse(text, strlen(text), &ret, NULL);
+	return ret;
+}
+
+int jobs_new(struct jobs **ret)
+{
+	struct jobs *j = calloc(1, sizeof(*j));
+
+	if (!j)
+		return -ENOMEM;
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_cond_init(&j->ended, NULL);
+	*ret = j;
+	return 0;
+}
+
+void jobs_freep(struct jobs **p)
+{
+	struct jobs *j = *p;
+
+	if (!j)
+		return;
+	pthread_mutex_lock(&j->lock);
+	for (struct running *r = j->first; r; r = r->next)
+		operation_cancel(r->op);
+	while (j->n > 0)
+		pthread_cond_wait(&j->ended, &j->lock);
+	pthread_mutex_unlock(&j->lock);
+	for (size_t i = 0; i < JOBS_KEPT; i++)
+		free(j->kept[i].text);
+	pthread_cond_destroy(&j->ended);
+	pthread_mutex_destroy(&j->lock);
+	free(j);
+	*p = NULL;
+}

@@ -294,12 +294,57 @@ static int check_string_list(
 	return 0;
 }
 
+/* "80/tcp"; ranges stand in no image. */
+static bool port_valid(const char *s)
+{
+	size_t n = strspn(s, "0123456789");
+
+	return n >= 1 && n <= 5 && s[0] != '0' && atoi(s) <= 65535 &&
+	       (strcmp(s + n, "/tcp") == 0 || strcmp(s + n, "/udp") == 0 ||
+		       strcmp(s + n, "/sctp") == 0);
+}
+
+static bool absolute(const char *s)
+{
+	return s[0] == '/';
+}
+
+static int check_each(const char *key, struct json_object *v, bool (*valid)(const char *),
+	const char *what, struct banger_error *err)
+{
+	int r = check_string_list(key, v, false, err);
+
+	for (size_t i = 0; r == 0 && i < json_object_array_length(v); i++) {
+		const char *s = json_object_get_string(json_object_array_get_idx(v, i));
+
+		if (!valid(s))
+			r = banger_error_set(err, BANGER_BAD_REQUEST,
+				"\"%s\": \"%s\" is not %s", key, s, what);
+	}
+	return r;
+}
+
+/* SIGTERM, SIGRTMIN+3, or a number. */
+static bool signal_valid(const char *s)
+{
+	size_t digits = strspn(s, "0123456789");
+
+	if (digits && !s[digits])
+		return digits <= 2 && atoi(s) >= 1 && atoi(s) <= 64;
+	return strncmp(s, "SIG", 3) == 0 && s[3] && strlen(s) <= 16 &&
+	       s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-")] == '\0';
+}
+
 static int check_config_field(const char *key, struct json_object *v, struct banger_error *err)
 {
 	if (strcmp(key, "entrypoint") == 0 || strcmp(key, "cmd") == 0)
 		return check_string_list(key, v, false, err);
 	if (strcmp(key, "env") == 0)
 		return check_string_list(key, v, true, err);
+	if (strcmp(key, "exposed_ports") == 0)
+		return check_each(key, v, port_valid, "a port like 80/tcp", err);
+	if (strcmp(key, "volumes") == 0)
+		return check_each(key, v, absolute, "an absolute path", err);
 	if (strcmp(key, "labels") == 0) {
 		if (!json_object_is_type(v, json_type_object))
 			return banger_error_set(
@@ -316,6 +361,9 @@ static int check_config_field(const char *key, struct json_object *v, struct ban
 	if (strcmp(key, "working_dir") == 0 && s[0] != '/')
 		return banger_error_set(
 			err, BANGER_BAD_REQUEST, "\"working_dir\" is not an absolute path");
+	if (strcmp(key, "stop_signal") == 0 && !signal_valid(s))
+		return banger_error_set(err, BANGER_BAD_REQUEST,
+			"\"stop_signal\": \"%s\" is not a signal like SIGTERM", s);
 	return 0;
 }
 
@@ -324,8 +372,8 @@ static int check_config_field(const char *key, struct json_object *v, struct ban
 static int take_config(struct json_object *from, bool unknown_is_bad, struct json_object *to,
 	struct banger_error *err)
 {
-	static const char *const fields[] = {
-		"entrypoint", "cmd", "env", "user", "working_dir", "labels"};
+	static const char *const fields[] = {"entrypoint", "cmd", "env", "user", "working_dir",
+		"labels", "exposed_ports", "volumes", "stop_signal"};
 
 	json_object_object_foreach (from, key, v) {
 		bool known = false;

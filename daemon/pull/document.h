@@ -20,9 +20,15 @@ struct pull_platform {
 	char os[32], arch[32], variant[32]; /* "linux", "amd64", "" */
 };
 /* "linux/amd64", "linux/arm64/v8", "arm64" (linux/). NULL: this machine's. Names as GOARCH has them;
- * "x86_64" and "aarch64" are taken too. BAD_REQUEST. */
+ * "x86_64" and "aarch64" are taken too; the default variants of amd64 and arm64 become "". BAD_REQUEST. */
 int pull_platform_parse(const char *text, struct pull_platform *ret, struct banger_error *err);
+/* "linux/arm/v7"; "unknown" for what is not said. Returns ret. */
+#define PULL_PLATFORM_TEXT 100
+const char *pull_platform_text(const struct pull_platform *p, char ret[PULL_PLATFORM_TEXT]);
+/* Does a machine for `want` run what is for `have` (an image's configuration)? One that says nothing: true. */
+bool pull_platform_runs(const struct pull_platform *want, const struct pull_platform *have);
 
+/* Its "data" (the content, embedded) is passed over. */
 struct pull_descriptor {
 	char media_type[160];
 	char digest[PULL_DIGEST_MAX];
@@ -58,15 +64,16 @@ int pull_document_parse(const char *text, size_t len, const char *media_type,
 void pull_document_done(struct pull_document *d);
 #define _cleanup_pull_document_ _cleanup_(pull_document_done)
 
-/* The entry for a platform, borrowed. Attestations and unknown artifacts are passed over. Variants as
+/* The entry for a platform, borrowed; its size is at most PULL_DOCUMENT_MAX (TOO_LARGE). It may be another
+ * index: see PULL_INDEX_DEPTH. Attestations and unknown artifacts are passed over. Variants as
  * containerd matches them (arm: v7 runs v6, v5; arm64: v8 is the default; amd64: v1). NOT_FOUND lists the
  * platforms there are; UNSUPPORTED when there are only attestations and artifacts. An index with one image
  * that says no platform: that one (its configuration will tell). */
 int pull_index_select(const struct pull_document *index, const struct pull_platform *want,
 	const struct pull_descriptor **ret, struct banger_error *err);
 
-/* How a layer's media type says that it is compressed: "gzip", "zstd", "none"; NULL: it does not
- * say. UNSUPPORTED for a type that is no layer. */
+/* How a layer's media type says that it is compressed: "gzip", "zstd", "none". UNSUPPORTED for a
+ * type that is no layer; pull_document_parse() has made sure that a manifest's layers have none. */
 int pull_layer_compression(const struct pull_descriptor *layer, const char **ret, struct banger_error *err);
 
 struct pull_image_config {
@@ -74,11 +81,13 @@ struct pull_image_config {
 	char (*diff_ids)[PULL_DIGEST_MAX];
 	size_t n;
 	int64_t created; /* seconds since the epoch; 0: not said */
-	char *config;	 /* as banger_image.config wants it (model.h), with exposed ports and volumes
-			  * as far as the model has them; NULL: nothing said */
-	char *user, *home; /* config.User; home: of it as far as known: "/root" for root or none */
+	char *config;	 /* as banger_image.config wants it (model.h), checked by the model;
+			  * NULL: nothing said */
+	size_t labels_left_out; /* labels that are too long to be kept: those past 32 KiB in all */
+	char *user, *home; /* config.User, NULL: none; home: "/root" for root or none, NULL: not known */
 };
-/* n_layers: the manifest's; another number of diff_ids is BAD_REQUEST. */
+/* n_layers: the manifest's; another number of diff_ids is BAD_REQUEST. The platform may be not said: some
+ * tools write "". Members that are null are absent. */
 int pull_image_config_parse(const char *text, size_t len, size_t n_layers,
 	struct pull_image_config *ret, struct banger_error *err);
 void pull_image_config_done(struct pull_image_config *c);

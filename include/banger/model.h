@@ -10,7 +10,8 @@
  * op_id is that of the promotion, of the registration for a draft. generation is the registry's
  * change counter at this image's last change; it only grows.
  * config: the fields of an OCI image configuration that a person may set:
- *	{"entrypoint":[…],"cmd":[…],"env":["A=b",…],"user":"…","working_dir":"/…","labels":{"k":"v"}}
+ *	{"entrypoint":[…],"cmd":[…],"env":["A=b",…],"user":"…","working_dir":"/…","labels":{"k":"v"},
+ *	 "exposed_ports":["80/tcp",…],"volumes":["/…",…],"stop_signal":"SIGTERM"}
  */
 #ifndef BANGER_MODEL_H
 #define BANGER_MODEL_H

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <banger/log.h>
 #include <banger/methods.h>
+#include "cmd_pull.h"
 #include "ctl.h"
 #include "source.h"
 #include "text.h"
@@ -548,6 +549,38 @@ const struct cli_command cmd_image_commands[] = {
 			{"banger-ctl image rm web-old", "deletes one"},
 			{"banger-ctl image rm drafts/a drafts/b", "deletes two drafts"}),
 		.handler = do_rm,
+		.changes = true,
+	},
+	{
+		.name = "pull",
+		.help = "Pull an image from a registry, a layout or a catalog, and publish it",
+		.about = "SOURCE is an image reference as Docker and Podman have it "
+			"(HOST/PATH:TAG, HOST/PATH@DIGEST; without a host it is docker.io), an "
+			"image layout on the daemon's disk (oci:DIR[:TAG]), or the name of a "
+			"bundle in a configured catalog. Its layers become a bootable ext4 "
+			"filesystem.\n\nA terminal sees a line for each layer, a pipe a line "
+			"when something has happened. Ctrl-C cancels; what was fetched is kept "
+			"for the next attempt. With --detach the pull goes on by itself and its "
+			"op_id is printed: \"banger-ctl op\" and ops/OP_ID in the tree show how "
+			"far it has come.",
+		.arguments = CLI_ARGUMENTS({"SOURCE", "What to pull"}),
+		.options = CLI_OPTIONS(
+			{"name", 'n', CLI_TEXT, "NAME",
+				"The new image's name (default: the last part of SOURCE's)"},
+			{"platform", 0, CLI_TEXT, "OS/ARCH",
+				"Of an image for several platforms (default: this machine's)"},
+			{"kernel", 0, CLI_TEXT, "KERNEL",
+				"The kernel that it shall boot with (default: the bundle's, or "
+				"the configured one)", .words = CLI_KERNELS},
+			{"detach", 'd', CLI_FLAG, NULL,
+				"Print the op_id and leave the pull to itself"}),
+		.examples = CLI_EXAMPLES(
+			{"banger-ctl image pull docker.io/library/debian:12 --name debian",
+				"from a registry"},
+			{"banger-ctl image pull oci:build/web:latest", "a layout, as web"},
+			{"banger-ctl image pull 127.0.0.1:5000/app@sha256:… --platform linux/arm64",
+				"one manifest of an index"}),
+		.handler = do_pull,
 		.changes = true,
 	},
 	{

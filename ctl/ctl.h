@@ -46,6 +46,10 @@ void ctl_say_error(const struct banger_error *err);
 struct ctl_work {
 	const char *what; /* "importing web", for the progress line; NULL: none is shown */
 	const _Atomic int64_t *done; /* bytes done, for the progress line; NULL: not known */
+	/* Instead of the line: called four times a second on a thread of its own, and at the end. */
+	void (*tick)(void *arg);
+	void (*end)(void *arg);
+	void *arg;
 };
 /* As ctl_call() with descriptors (they stay the caller's), a progress line, and Ctrl-C. An
  * operation that was stopped by a signal fails with CANCELLED and c->signal is set. */

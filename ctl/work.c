@@ -105,9 +105,13 @@ static void *watch(void *arg)
 			break;
 		if (n > 0 && p[0].revents)
 			take_signal(w);
-		if (n == 0)
+		if (n == 0 && w->work->tick)
+			w->work->tick(w->work->arg);
+		else if (n == 0)
 			draw_progress(w);
 	}
+	if (w->work->end)
+		w->work->end(w->work->arg);
 	erase_progress(w);
 	return NULL;
 }

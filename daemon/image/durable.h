@@ -34,6 +34,10 @@
 int durable_digest(int fd, int64_t size, struct operation *op, const char *what,
 	char ret[DIGEST_SIZE], struct banger_error *err);
 
+/* The same, of a file that was written around the page cache: read around it too. (digest_direct.c) */
+int durable_digest_direct(int fd, int64_t size, struct operation *op, const char *what,
+	char ret[DIGEST_SIZE], struct banger_error *err);
+
 /* Copy `size` bytes of `in` (a regular file or block device) to the empty file `out`: a clone where
  * the filesystem can, else holes stay holes and blocks of zeros become some. ret_digest: NULL, or
  * gets the digest of the copy, computed in the same pass unless it was a clone. */

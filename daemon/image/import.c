@@ -175,7 +175,7 @@ static int import_tar(struct import *i, struct banger_error *err)
 	r = ext4_superblock_check(
 		i->t->rootfs_fd, st.st_size, "what was made of the archive", NULL, err);
 	if (r == 0)
-		r = durable_digest(i->t->rootfs_fd, st.st_size, i->op, "the imported image",
+		r = durable_digest_direct(i->t->rootfs_fd, st.st_size, i->op, "the imported image",
 			i->t->image.digest, err);
 	if (r == 0)
 		i->t->image.size = st.st_size;

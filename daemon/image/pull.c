@@ -146,7 +146,7 @@ static int finalize_rootfs(void *arg, struct operation *op, int rootfs_fd,
 		return banger_error_set_errno(err, errno, "looking at the pulled image");
 	int r = ext4_superblock_check(rootfs_fd, st.st_size, "what was pulled", NULL, err);
 	if (r == 0)
-		r = durable_digest(
+		r = durable_digest_direct(
 			rootfs_fd, st.st_size, op, "the pulled image", image->digest, err);
 	if (r == 0)
 		image->size = st.st_size;

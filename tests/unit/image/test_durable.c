@@ -39,6 +39,8 @@ static void round_trip(struct fixture *f, const unsigned char *data, size_t len,
 	assert_int_equal(pwrite(in, data, len, 0), len);
 	assert_ok(f, durable_digest(in, (int64_t)len, op, "in", got, &f->err));
 	assert_string_equal(got, want);
+	assert_ok(f, durable_digest_direct(in, (int64_t)len, op, "in", got, &f->err));
+	assert_string_equal(got, want);
 	for (int k = 0; k < 3; k++) {
 		int out = open(path(f, "out"), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 		int64_t size = 0;
@@ -106,6 +108,8 @@ static void sparse_source(void **state)
 	assert_string_equal(got, want);
 	assert_ok(f, durable_digest(out, size, op, "out", got, &f->err));
 	assert_string_equal(got, want);
+	assert_ok(f, durable_digest_direct(out, size, op, "out", got, &f->err));
+	assert_string_equal(got, want);
 	/* Not a byte more than was asked for, of a file that has more; and not of one that has
 	 * less. */
 	digest_bytes(data, 4, want);
@@ -114,10 +118,12 @@ static void sparse_source(void **state)
 	int less = open(path(f, "less"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_int_equal(write(less, "12345", 5), 5);
 	assert_int_equal(durable_digest(less, 6, op, "less", got, &f->err), -EBUSY);
+	assert_int_equal(durable_digest_direct(less, 6, op, "less", got, &f->err), -EBUSY);
 	close(less);
 	assert_int_equal(durable_digest(f->dir_fd, 5, op, "dir", got, &f->err), -EISDIR);
 	operation_cancel(op);
 	assert_int_equal(durable_digest(in, size, op, "in", got, &f->err), -ECANCELED);
+	assert_int_equal(durable_digest_direct(in, size, op, "in", got, &f->err), -ECANCELED);
 	operation_end(op, NULL);
 	close(in);
 	close(out);

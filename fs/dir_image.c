@@ -91,6 +91,15 @@ static int json_entry(
 	return json_getattr(fs, who, e->ino, &e->attr, &e->attr_timeout);
 }
 
+/* What is missing there was there when it was published. */
+static bool is_damaged(struct fs *fs, uint64_t node)
+{
+	MODEL_READ(fs->model);
+	const struct model_image *i = model_image(fs->model, node_number(node));
+
+	return i && i->row.damaged;
+}
+
 static int image_lookup(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, const char *name,
 	struct fuse_entry_param *ret)
 {
@@ -99,8 +108,10 @@ static int image_lookup(struct fs *fs, const struct fuse_ctx *who, uint64_t dir,
 
 	if (r < 0)
 		return r;
-	if (strcmp(name, "image.json") != 0)
-		return entry_disk(fs, dir, &d, name, ret);
+	if (strcmp(name, "image.json") != 0) {
+		r = entry_disk(fs, dir, &d, name, ret);
+		return r == -ENOENT && is_damaged(fs, dir) ? -EUCLEAN : r;
+	}
 	if (d.draft && caller_makes_exclusively(who->pid))
 		return -ENOENT;
 	return json_entry(fs, who, dir, ret);

@@ -28,7 +28,7 @@ struct model_row {
 	uint64_t id;
 	int64_t generation, size, created_us, published_us;
 	uint8_t digest[32], op[6];
-	uint8_t state, has_digest;
+	uint8_t state, has_digest, damaged;
 	uint32_t source, kernel, config; /* offsets in text, 0: none; the name is at 0 */
 	uint32_t text_len;
 };

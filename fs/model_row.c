@@ -71,6 +71,7 @@ int model_image_pack(const struct banger_image *from, struct model_image **ret)
 	if (!i)
 		return -ENOMEM;
 	i->row.state = from->state;
+	i->row.damaged = from->damaged;
 	i->row.generation = from->generation;
 	i->row.size = from->size;
 	i->row.created_us = from->created_us;
@@ -103,6 +104,7 @@ int model_image_unpack(const struct model_image *i, struct banger_image *ret)
 	static const uint8_t none[6];
 	struct banger_image o = {
 		.state = i->row.state,
+		.damaged = i->row.damaged,
 		.generation = i->row.generation,
 		.size = i->row.size,
 		.created_us = i->row.created_us,

@@ -41,6 +41,10 @@ static size_t value_generation(const struct banger_image *i, char *buf)
 {
 	return snprintf(buf, VALUE_MAX, "%lld", (long long)i->generation);
 }
+static size_t value_damaged(const struct banger_image *i, char *buf)
+{
+	return put(buf, i->damaged ? "true" : NULL);
+}
 
 static const struct {
 	const char *name;
@@ -52,6 +56,7 @@ static const struct {
 	{PREFIX "source", value_source},
 	{PREFIX "op_id", value_op_id},
 	{PREFIX "generation", value_generation},
+	{PREFIX "damaged", value_damaged},
 };
 
 static const char last_error_name[] = PREFIX "last_error";

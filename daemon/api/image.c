@@ -72,8 +72,9 @@ static int list_add(struct list *list, struct json_object *o)
 
 /* Write images from the view to the text, as many as fit; ret_next gets the id to go on after, "" at the
  * end. */
-static int ls_fill(struct store_view *view, int state, const char *after, int64_t limit,
-	struct text *text, char ret_next[BANGER_ID_LEN + 1], struct banger_error *err)
+static int ls_fill(struct image_service *images, struct store_view *view, int state,
+	const char *after, int64_t limit, struct text *text, char ret_next[BANGER_ID_LEN + 1],
+	struct banger_error *err)
 {
 	char last[BANGER_ID_LEN + 1];
 
@@ -87,6 +88,7 @@ static int ls_fill(struct store_view *view, int state, const char *after, int64_
 			return r;
 		}
 		if (n < limit) {
+			image.damaged = image_service_damaged(images, &image);
 			text_add(text, n ? "," : "");
 			text_add_image(text, &image);
 		}
@@ -129,8 +131,8 @@ static int handle_ls(void *ctx, struct rpc_call *call, struct banger_error *err)
 		return r;
 	int which = !state ? -1 : !strcmp(state, "draft") ? BANGER_DRAFT : BANGER_PUBLISHED;
 	text_add(&text, "{\"images\":[");
-	r = ls_fill(view, which, after, banger_json_int(call->params, "limit", LS_LIMIT), &text,
-		next, err);
+	r = ls_fill(api->images, view, which, after,
+		banger_json_int(call->params, "limit", LS_LIMIT), &text, next, err);
 	if (r < 0)
 		return r;
 	ls_finish(&text, next, store_view_generation(view));

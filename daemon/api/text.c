@@ -116,5 +116,7 @@ void text_add_image(struct text *t, const struct banger_image *i)
 		text_add(t, ",\"config\":");
 		text_add(t, i->config);
 	}
+	if (i->damaged)
+		text_add(t, ",\"damaged\":true");
 	text_add(t, "}");
 }

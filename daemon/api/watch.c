@@ -136,6 +136,7 @@ static int send_images(struct watch *w, struct chunk *c, struct banger_error *er
 		if (more == 0)
 			break;
 		strcpy(after, i.id);
+		i.damaged = image_service_damaged(w->api->images, &i);
 		chunk_next(c);
 		text_add_image(&c->text, &i);
 		r = chunk_full(w, c);

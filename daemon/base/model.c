@@ -206,6 +206,8 @@ struct json_object *banger_image_to_json(const struct banger_image *i)
 		return NULL;
 	if (i->config && banger_json_add(o, "config", json_tokener_parse(i->config)) < 0)
 		return NULL;
+	if (i->damaged && banger_json_add_bool(o, "damaged", true) < 0)
+		return NULL;
 	return TAKE_PTR(o);
 }
 
@@ -227,6 +229,7 @@ static int image_fields(struct json_object *o, struct banger_image *i, struct ba
 	i->generation = banger_json_int(o, "generation", -1);
 	if (i->generation < 0)
 		return bad("generation", err);
+	i->damaged = banger_json_bool(o, "damaged", false);
 	i->size = banger_json_int(o, "size", -1);
 	if (i->size < -1)
 		return bad("size", err);

@@ -51,6 +51,49 @@ static int suspect(
 	return 0;
 }
 
+/* ---- damage that is known */
+
+/* Where id is, or n. */
+static size_t damage_find(const struct damage *d, const char *id)
+{
+	size_t i = 0;
+
+	while (i < d->n && strcmp(d->ids[i], id) != 0)
+		i++;
+	return i;
+}
+
+void image_damage_note(struct image_service *s, const char *id)
+{
+	struct damage *d = &s->damage;
+
+	pthread_mutex_lock(&d->lock);
+	size_t n = d->n;
+	if (damage_find(d, id) == n) {
+		char(*more)[BANGER_ID_LEN + 1] = reallocarray(d->ids, n + 1, sizeof(*more));
+		/* Without memory it is found out again. */
+		if (more) {
+			snprintf(more[n], sizeof(*more), "%s", id);
+			d->ids = more;
+			d->n = n + 1;
+		}
+	}
+	pthread_mutex_unlock(&d->lock);
+}
+
+void image_damage_forget(struct image_service *s, const char *id)
+{
+	struct damage *d = &s->damage;
+
+	pthread_mutex_lock(&d->lock);
+	size_t i = damage_find(d, id);
+	if (i < d->n) {
+		memcpy(d->ids[i], d->ids[d->n - 1], sizeof(*d->ids));
+		d->n--;
+	}
+	pthread_mutex_unlock(&d->lock);
+}
+
 /* What is wrong with the files of an image, in words, or NULL. Its directory is where it should be.
  */
 static const char *wrong_files(struct image_service *s, const struct banger_image *image)
@@ -73,6 +116,25 @@ static const char *wrong_files(struct image_service *s, const struct banger_imag
 		return "its " ROOTFS " can be written to";
 	return NULL;
 }
+
+bool image_service_damaged(struct image_service *s, const struct banger_image *image)
+{
+	struct damage *d = &s->damage;
+
+	if (d->n == 0 || image->state == BANGER_DRAFT)
+		return false;
+	pthread_mutex_lock(&d->lock);
+	bool known = damage_find(d, image->id) < d->n;
+	pthread_mutex_unlock(&d->lock);
+	if (!known)
+		return false;
+	if (wrong_files(s, image))
+		return true;
+	image_damage_forget(s, image->id);
+	return false;
+}
+
+/* ---- the comparison */
 
 static int check_row(
 	void *arg, const struct banger_image *image, unsigned places, struct banger_error *err)
@@ -128,6 +190,8 @@ static int look_again(struct checking *c, const struct suspect *sus, struct bang
 		return 0;
 	}
 	const char *what = banger_image_state_name(image.state);
+	if (wrong_files(c->s, &image))
+		image_damage_note(c->s, image.id);
 	enum image_dir other = image.state == BANGER_DRAFT ? DIR_IMAGES : DIR_DRAFTS;
 	if (!is_there(c, (enum image_dir)image.state, image.id))
 		report(c, "%s image \"%s\" (%s): its directory is %s", what, image.name, image.id,

@@ -5,6 +5,8 @@
 #ifndef BANGER_IMAGE_INTERNAL_H
 #define BANGER_IMAGE_INTERNAL_H
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include "image/claims.h"
 #include "image/durable.h"
 #include "image/service.h"
@@ -30,6 +32,11 @@ struct image_service {
 	int path_fds[2];		/* O_PATH of drafts and images, for others */
 	struct claims *claims;
 	struct trash *trash;
+	struct damage {
+		pthread_mutex_t lock;
+		atomic_size_t n; /* written by lock */
+		char (*ids)[BANGER_ID_LEN + 1];
+	} damage;
 };
 
 /* ---- service.c */
@@ -47,6 +54,12 @@ bool image_is_dots(const char *name);
 DIR *image_open_dir(int dir_fd, const char *name);
 /* chmod by descriptor, also one that is O_PATH. 0 or -errno. */
 int image_chmod_fd(int fd, mode_t mode);
+
+/* ---- check.c */
+
+/* Remember that a published image's files are missing or not what was published; forget it. Any thread. */
+void image_damage_note(struct image_service *s, const char *id);
+void image_damage_forget(struct image_service *s, const char *id);
 
 /* ---- events.c */
 

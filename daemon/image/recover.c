@@ -92,6 +92,7 @@ static int move_forward(struct recovery *rec, const struct banger_image *image, 
 		return r;
 	if (r > 0)
 		return move_dir(rec, from, DIR_IMAGES, image->id, err);
+	image_damage_note(rec->s, image->id);
 	log_err("a published image is not what was published; its files are kept apart",
 		KV_S("id", image->id), KV_S("image", image->name), KV_S("digest", image->digest));
 	return 0;
@@ -144,6 +145,7 @@ static int recover_row(
 						  : make_again(rec, image, err);
 	if (places)
 		return move_forward(rec, image, places, err);
+	image_damage_note(rec->s, image->id);
 	log_err("the files of a published image are missing", KV_S("id", image->id),
 		KV_S("image", image->name), KV_S("digest", image->digest));
 	return 0;

@@ -74,6 +74,7 @@ int image_service_new(
 	for (int i = 0; i < DIR_COUNT; i++)
 		s->dirs[i] = -1;
 	s->path_fds[0] = s->path_fds[1] = -1;
+	pthread_mutex_init(&s->damage.lock, NULL);
 	if (claims_new(&s->claims) < 0)
 		return banger_error_oom(err);
 	int r = open_dirs(s, err);
@@ -96,6 +97,8 @@ void image_service_freep(struct image_service **ptr)
 		banger_closep(&s->dirs[i]);
 	banger_closep(&s->path_fds[0]);
 	banger_closep(&s->path_fds[1]);
+	pthread_mutex_destroy(&s->damage.lock);
+	free(s->damage.ids);
 	free(s);
 	*ptr = NULL;
 }
@@ -200,6 +203,7 @@ int image_service_find(struct image_service *s, const char *word, int state,
 		return r;
 	if (is_other(word, &image))
 		return banger_error_set(err, BANGER_NOT_FOUND, "image \"%s\" not found", word);
+	image.damaged = image_service_damaged(s, &image);
 	*ret = image_take(&image);
 	return 0;
 }
@@ -218,6 +222,17 @@ static int find_idle(struct image_service *s, const char *word, int state, struc
 	return r;
 }
 
+/* What is published is there, or it is damaged. */
+static int refuse_damaged(
+	struct image_service *s, const struct banger_image *image, struct banger_error *err)
+{
+	image_damage_note(s, image->id);
+	return banger_error_set(err, BANGER_CORRUPT,
+		"the files of image \"%s\" are missing: put images/%s back into the state "
+		"directory, or delete the image",
+		image->name, image->id);
+}
+
 int image_service_open(struct image_service *s, const struct banger_image *image, const char *file,
 	int *ret_fd, struct banger_error *err)
 {
@@ -228,10 +243,14 @@ int image_service_open(struct image_service *s, const struct banger_image *image
 		return r;
 	_cleanup_close_ int dir = openat(
 		s->dirs[image->state], image->id, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir < 0 && errno == ENOENT && image->state == BANGER_PUBLISHED)
+		return refuse_damaged(s, image, err);
 	if (dir < 0)
 		return banger_error_set_errno(
 			err, errno, "opening the directory of image \"%s\"", image->name);
 	_cleanup_close_ int fd = openat(dir, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT && image->state == BANGER_PUBLISHED && !strcmp(file, ROOTFS))
+		return refuse_damaged(s, image, err);
 	if (fd < 0 && errno == ENOENT)
 		return banger_error_set(
 			err, BANGER_NOT_FOUND, "image \"%s\" has no %s", image->name, file);
@@ -261,6 +280,8 @@ int image_service_files(struct image_service *s, const struct banger_image *imag
 		if (r)
 			return r;
 	}
+	if (!d && errno == ENOENT && image->damaged)
+		return 0;
 	if (!d || errno)
 		return banger_error_set_errno(
 			err, errno, "reading the directory of image \"%s\"", image->name);
@@ -469,7 +490,9 @@ int image_service_delete(struct image_service *s, struct operation *op, const ch
 	if (r < 0)
 		return r;
 	/* The image is gone; what is left is to clear up, here or at the next start. */
-	if (trash_put(s->trash, s->dirs[image.state], image.id, &late) < 0)
+	if (image.damaged)
+		image_damage_forget(s, image.id);
+	if (trash_put(s->trash, s->dirs[image.state], image.id, &late) < 0 && !image.damaged)
 		log_warn("files of a deleted image stay where they are until the next start",
 			KV_S("image", image.name), KV_S("id", image.id), KV_ERR(&late));
 	FAULT_POINT("image.delete.trashed");

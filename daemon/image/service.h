@@ -91,6 +91,11 @@ int image_service_recover(struct image_service *s, struct banger_error *err);
 /* The same comparison, changing nothing: calls report for each disagreement, returns their number. */
 int image_service_check(struct image_service *s, void (*report)(void *arg, const char *what), void *arg, struct banger_error *err);
 
+/* Is it known that the image's files are missing, or not what was published (recovery, a check, an attempt to
+ * open them)? Looks again when it is, for somebody may have put them back. image_service_find() sets
+ * image->damaged by it. */
+bool image_service_damaged(struct image_service *s, const struct banger_image *image);
+
 /* The operations. `op` is the running operation; *ret is owned by the caller on success. Errors as in
  * methods.h. */
 int image_service_register(struct image_service *s, struct operation *op, const char *name, const char *source, struct banger_image *ret, struct banger_error *err);
@@ -112,10 +117,11 @@ struct image_verdict {
 int image_service_verify(struct image_service *s, struct operation *op, const char *image, struct image_verdict *ret, struct banger_error *err);
 
 int image_service_find(struct image_service *s, const char *word, int state, struct banger_image *ret, struct banger_error *err);
-/* Read-only descriptor of a file of a published image (or a draft). NOT_FOUND. */
+/* Read-only descriptor of a file of a published image (or a draft). NOT_FOUND; CORRUPT when the image is
+ * damaged. */
 int image_service_open(struct image_service *s, const struct banger_image *image, const char *file, int *ret_fd, struct banger_error *err);
 /* The files of an image, in no order: `each` gets a file's name and what lstat says, until it returns other
- * than 0, which is then returned. NOT_FOUND when the image's directory is gone. */
+ * than 0, which is then returned. NOT_FOUND when the image's directory is gone; a damaged image has none. */
 int image_service_files(struct image_service *s, const struct banger_image *image,
 	int (*each)(void *arg, const char *name, const struct stat *st), void *arg, struct banger_error *err);
 /* O_PATH descriptors of images/ and drafts/, owned by the service. */

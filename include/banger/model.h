@@ -5,10 +5,11 @@
  * An image on the wire:
  *	{"id":"9f86d081884c7d65","name":"web","state":"draft"|"published","generation":12,
  *	 "digest":"sha256:…"?,"size":1073741824?,"source":"…"?,"op_id":"op-…",
- *	 "created":"RFC 3339","published":"RFC 3339"?,"kernel":"NAME"?,"config":{…}?}
+ *	 "created":"RFC 3339","published":"RFC 3339"?,"kernel":"NAME"?,"config":{…}?,"damaged":true?}
  * "?" means left out when there is none. image.json in the tree is the same document.
  * op_id is that of the promotion, of the registration for a draft. generation is the registry's
  * change counter at this image's last change; it only grows.
+ * damaged: its files are missing, or not what was published, and cannot be opened; it can be deleted.
  * config: the fields of an OCI image configuration that a person may set:
  *	{"entrypoint":[…],"cmd":[…],"env":["A=b",…],"user":"…","working_dir":"/…","labels":{"k":"v"},
  *	 "exposed_ports":["80/tcp",…],"volumes":["/…",…],"stop_signal":"SIGTERM"}
@@ -46,6 +47,7 @@ struct banger_image {
 	char *source;			  /* where it came from, for people; NULL: nothing said */
 	char *kernel;			  /* name of a kernel; NULL: not bound */
 	char *config;			  /* JSON text of the config object; NULL: none */
+	bool damaged;			  /* not in the store: found out by looking */
 };
 void banger_image_done(struct banger_image *i);
 #define _cleanup_image_ _cleanup_(banger_image_done)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A state directory that the daemon must not take: another daemon's, a newer banger's, a damaged one."""
+import errno
 import hashlib
 import json
 import os
@@ -190,3 +191,37 @@ def test_kill_leaves_a_database_that_opens(banger):
     banger.daemon.wait()
     banger.start()
     assert len(banger.images()) == 50
+
+
+def test_files_of_a_published_image_that_are_gone(stopped):
+    """The image stays, says that it is damaged, refuses to be opened, is whole again with its files, and can be deleted."""
+    image, = os.listdir(stopped.state / 'images')
+    files = stopped.state / 'images' / image
+    aside = stopped.base / 'aside'
+    files.rename(aside)
+    stopped.start()
+    mount = stopped.mount()
+    shown = mount / 'images' / 'a'
+    assert [i.get('damaged') for i in stopped.ctl('image', 'ls', '--json').json['images']] == [True]
+    assert stopped.ctl('image', 'show', 'a', '--json').json['image']['damaged'] is True
+    assert json.loads((shown / 'image.json').read_text())['damaged'] is True
+    assert os.getxattr(shown, 'user.banger.damaged') == b'true'
+    with pytest.raises(OSError) as e:
+        (shown / 'rootfs.ext4').read_bytes()
+    assert e.value.errno == errno.EUCLEAN
+    refused = stopped.ctl('image', 'verify', 'a', check=False)
+    assert refused.code == 1 and f'images/{image}' in refused.err and refused.op_id, refused
+    assert stopped.op(refused.op_id)['code'] == 'corrupt'
+    assert stopped.ctl('doctor', '--check', check=False).code == 1
+    # Put back, it is whole without a restart of the daemon.
+    aside.rename(files)
+    assert not any(i.get('damaged') for i in stopped.ctl('image', 'ls', '--json').json['images'])
+    stopped.ctl('image', 'verify', 'a')
+    # Gone while the daemon runs: found out by the first who opens it.
+    files.rename(aside)
+    assert stopped.ctl('image', 'verify', 'a', check=False).code == 1
+    assert stopped.ctl('image', 'show', 'a', '--json').json['image']['damaged'] is True
+    os.rmdir(shown)
+    assert os.listdir(mount / 'images') == []
+    assert stopped.ctl('image', 'ls', '--json').json['images'] == []
+    stopped.assert_consistent()

@@ -198,6 +198,14 @@ int do_import(struct fixture *f, const struct image_import *in, struct banger_im
 	return r;
 }
 
+int do_pull(struct fixture *f, const struct image_pull *in, struct banger_image *ret)
+{
+	struct banger_image i = {0};
+	int r = CALL(f, "image.pull", image_service_pull(f->service, op, in, &i, &f->err));
+	give(&i, ret);
+	return r;
+}
+
 int do_configure(struct fixture *f, const char *draft, const char *json, struct banger_image *ret)
 {
 	_cleanup_json_ struct json_object *o = json_tokener_parse(json);

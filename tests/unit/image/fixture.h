@@ -48,6 +48,7 @@ int do_rename(struct fixture *f, const char *image, const char *name, struct ban
 int do_swap(struct fixture *f, const char *a, const char *b);
 int do_delete(struct fixture *f, const char *image);
 int do_import(struct fixture *f, const struct image_import *in, struct banger_image *ret);
+int do_pull(struct fixture *f, const struct image_pull *in, struct banger_image *ret);
 int do_configure(struct fixture *f, const char *draft, const char *json, struct banger_image *ret);
 int do_verify(struct fixture *f, const char *image, struct image_verdict *ret);
 int do_find(struct fixture *f, const char *word, struct banger_image *ret);

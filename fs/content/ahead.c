@@ -40,6 +40,7 @@ struct listing {
 };
 
 struct ahead {
+	void (*slow)(void);
 	pthread_mutex_t lock;
 	struct listing listing[LISTINGS];
 	uint64_t uses;
@@ -51,12 +52,14 @@ struct batch {
 	size_t n;
 };
 
-struct ahead *ahead_new(void)
+struct ahead *ahead_new(void (*slow)(void))
 {
 	struct ahead *a = calloc(1, sizeof(*a));
 
-	if (a)
-		pthread_mutex_init(&a->lock, NULL);
+	if (!a)
+		return NULL;
+	a->slow = slow;
+	pthread_mutex_init(&a->lock, NULL);
 	return a;
 }
 
@@ -96,7 +99,7 @@ static int range_cmp(const void *a, const void *b)
 	return x->off < y->off ? -1 : x->off > y->off;
 }
 
-static void ask(const struct ext4_image *img, struct ext4_range *r, size_t n)
+static void ask(const struct ahead *a, const struct ext4_image *img, struct ext4_range *r, size_t n)
 {
 	size_t k = 0;
 
@@ -112,8 +115,12 @@ static void ask(const struct ext4_image *img, struct ext4_range *r, size_t n)
 		}
 		r[++k] = r[j];
 	}
-	for (size_t j = 0; j <= k; j++)
+	for (size_t j = 0; j <= k; j++) {
+		if (ext4_is_cached(img, r[j].off))
+			continue;
+		a->slow();
 		ext4_will_read(img, r[j].off, r[j].len);
+	}
 }
 
 /* The files of l from `asked` on, up to a batch. */
@@ -175,8 +182,8 @@ void ahead_listed(struct ahead *a, const struct ext4_image *img, struct ahead_li
 			take_batch(mine, &b);
 		pthread_mutex_unlock(&a->lock);
 	}
-	ask(img, l->dir, l->dirs);
-	ask(img, b.range, b.n);
+	ask(a, img, l->dir, l->dirs);
+	ask(a, img, b.range, b.n);
 }
 
 /* The file where it is expected, in any listing. */
@@ -241,5 +248,5 @@ void ahead_read(struct ahead *a, const struct ext4_image *img, uint32_t slot, ui
 	pthread_mutex_lock(&a->lock);
 	follow(a, slot, ino, &b);
 	pthread_mutex_unlock(&a->lock);
-	ask(img, b.range, b.n);
+	ask(a, img, b.range, b.n);
 }

@@ -12,7 +12,8 @@
 
 struct ahead;
 
-struct ahead *ahead_new(void); /* NULL: no memory */
+/* slow is called before what takes a while. NULL: no memory. */
+struct ahead *ahead_new(void (*slow)(void));
 void ahead_free(struct ahead *a);
 
 /* A listing as it is made: one thread's, on its stack or in its worker. */

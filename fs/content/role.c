@@ -68,6 +68,11 @@ static void on_evict(void *arg, const char *name)
 	server_evict(((struct role *)arg)->server, name);
 }
 
+static void on_slow(void *arg)
+{
+	server_slow();
+}
+
 static int open_image(void *arg, const char *id)
 {
 	return watch_open_image(((struct role *)arg)->watch, id);
@@ -152,8 +157,11 @@ static void tune_read_ahead(const char *mountpoint)
 
 static void mount_content(struct role *r)
 {
-	struct table_options to = {
-		.open = open_image, .evict = on_evict, .arg = r, .max_open = open_limit()};
+	struct table_options to = {.open = open_image,
+		.evict = on_evict,
+		.slow = on_slow,
+		.arg = r,
+		.max_open = open_limit()};
 	struct server_options so = {.mountpoint = r->setup.mountpoint,
 		.allow_other = r->setup.allow_other,
 		.threads = r->setup.threads};

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The connection and its threads. A fixed number of them, each with its own scratch and buffer,
- * takes requests from the one FUSE device. Nothing is remembered per inode: the node number says it
+ * The connection and its threads: a fixed number of them, each with its own scratch and buffer
+ * (serve_loop.c has who does what). Nothing is remembered per inode: the node number says it
  * all, the kernel's caches and the page cache of the image file are the caches.
  */
 #include <string.h>
-#include <sys/sysinfo.h>
 
 #include "serve_internal.h"
 
-#define THREADS_MAX 16
+#define THREADS 12 /* most of them wait for a disk, if for anything */
+#define THREADS_MAX 64
 
 __thread struct worker *serve_self;
 
@@ -28,21 +28,7 @@ static void op_init(void *arg, struct fuse_conn_info *conn)
 
 static void *worker_main(void *arg)
 {
-	struct worker *w = arg;
-	struct fuse_session *se = w->s->session;
-	struct fuse_buf buf = {0};
-
-	serve_self = w;
-	while (!fuse_session_exited(se)) {
-		int n = fuse_session_receive_buf(se, &buf);
-		if (n == -EINTR || n == -EAGAIN)
-			continue;
-		if (n <= 0)
-			break;
-		fuse_session_process_buf(se, &buf);
-	}
-	free(buf.mem);
-	fuse_session_exit(se);
+	serve_loop(arg);
 	return NULL;
 }
 
@@ -62,16 +48,17 @@ int server_new(const struct server_options *o, struct server **ret, struct bange
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	struct fuse_lowlevel_ops ops = {.init = op_init};
 	struct server *s = calloc(1, sizeof(*s));
-	unsigned cpus = (unsigned)get_nprocs();
 
 	if (!s)
 		return banger_error_oom(err);
+	pthread_mutex_init(&s->loop_lock, NULL);
+	pthread_cond_init(&s->work, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->wake, NULL);
 	s->sweep_pause = 1;
 	s->uid = getuid();
 	s->gid = getgid();
-	s->threads = o->threads ? o->threads : 2 * cpus;
+	s->threads = o->threads ? o->threads : THREADS;
 	if (s->threads > THREADS_MAX)
 		s->threads = THREADS_MAX;
 	serve_ops(&ops);
@@ -98,10 +85,11 @@ void server_set_table(struct server *s, struct table *t)
 
 int server_prepare(struct server *s, struct banger_error *err)
 {
-	s->ahead = ahead_new();
+	s->ahead = ahead_new(server_slow);
+	s->lean = lean_new();
 	s->workers = calloc(s->threads, sizeof(*s->workers));
 	s->janitor_scratch = ext4_scratch_new();
-	if (!s->ahead || !s->workers || !s->janitor_scratch)
+	if (!s->ahead || !s->lean || !s->workers || !s->janitor_scratch)
 		return banger_error_oom(err);
 	for (unsigned k = 0; k < s->threads; k++) {
 		struct worker *w = &s->workers[k];
@@ -154,12 +142,15 @@ void server_free(struct server *s)
 	free(s->workers);
 	ext4_scratch_free(s->janitor_scratch);
 	ahead_free(s->ahead);
+	lean_free(s->lean);
 	while (s->evict_count)
 		free(s->evict[--s->evict_count]);
 	if (s->session) {
 		fuse_session_unmount(s->session);
 		fuse_session_destroy(s->session);
 	}
+	pthread_cond_destroy(&s->work);
+	pthread_mutex_destroy(&s->loop_lock);
 	pthread_cond_destroy(&s->wake);
 	pthread_mutex_destroy(&s->lock);
 	free(s);

@@ -38,6 +38,8 @@ void server_free(struct server *s); /* unmounts what is still mounted */
  * Returns when the kernel has forgotten it; waits for lookups that are under way in the root, so
  * not to be called by a thread that serves. */
 void server_stale(struct server *s, const char *name);
+/* For table_options.slow. */
+void server_slow(void);
 /* The same, later, on a thread of the server: for table_options.evict. */
 void server_evict(struct server *s, const char *name);
 

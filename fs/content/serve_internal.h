@@ -10,6 +10,7 @@
 #include <pthread.h>
 
 #include "ahead.h"
+#include "lean.h"
 #include "serve.h"
 
 #define FOR_EVER 1e9 /* seconds */
@@ -21,6 +22,7 @@ struct worker {
 	bool started;
 	struct ext4_scratch *scratch;
 	char *buf; /* READ_MAX */
+	bool slow; /* what it is doing takes long, and somebody was called to the device for it */
 	struct ahead_listing listing;
 };
 
@@ -28,16 +30,24 @@ struct server {
 	struct fuse_session *session;
 	struct table *table;
 	struct ahead *ahead;
+	struct lean *lean;
 	struct worker *workers;
 	unsigned threads;
 	uid_t uid;
 	gid_t gid;
 
+	pthread_mutex_t loop_lock; /* serve_loop.c */
+	pthread_cond_t work;
+	unsigned at_device, idle;
+	bool called; /* a thread was woken to go to the device and is on its way */
+	bool ended;
+
 	pthread_mutex_t lock; /* of the janitor's work */
 	pthread_cond_t wake;
 	char *evict[64];
 	unsigned evict_count;
-	bool sweep; /* there may be deleted images that the kernel refers to */
+	bool drop_lean; /* lean listings are to be forgotten */
+	bool sweep;     /* there may be deleted images that the kernel refers to */
 	unsigned sweep_pause;
 	_Atomic bool stopping;
 	pthread_t janitor;
@@ -68,5 +78,12 @@ void serve_ops(struct fuse_lowlevel_ops *ops);
 void serve_xattr_ops(struct fuse_lowlevel_ops *ops);
 
 void *serve_janitor(void *server);
+/* Have lean listings forgotten, later. */
+void serve_drop_lean(struct server *s);
+
+/* Serve until the session has ended. */
+void serve_loop(struct worker *w);
+/* The worker's request will take long from here on. As often as one likes. */
+void serve_slow(void *worker);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Making the kernel forget: entries of the root that are something else now (at once, for the
- * thread that follows the registry), and whole images, on a thread of its own, because the kernel
+ * thread that follows the registry), and lean listings and whole images, on a thread of its own, because the kernel
  * takes a directory's lock for it, and a thread that serves may be what the holder of that lock
  * waits for.
  *
@@ -41,6 +41,23 @@ void server_evict(struct server *s, const char *name)
 		pthread_cond_signal(&s->wake);
 	}
 	pthread_mutex_unlock(&s->lock);
+}
+
+void serve_drop_lean(struct server *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->drop_lean = true;
+	pthread_cond_signal(&s->wake);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void drop_lean(struct server *s)
+{
+	size_t n = 0;
+	_cleanup_free_ uint64_t *node = lean_take(s->lean, &n);
+
+	for (size_t k = 0; k < n && !s->stopping; k++)
+		(void)fuse_lowlevel_notify_inval_inode(s->session, node[k], 0, 0);
 }
 
 struct sweep {
@@ -106,12 +123,16 @@ void *serve_janitor(void *arg)
 
 	pthread_mutex_lock(&s->lock);
 	while (!s->stopping) {
-		if (!s->evict_count)
+		if (!s->evict_count && !s->drop_lean)
 			wait_for_work(s);
-		bool sweeping = s->sweep && !s->evict_count;
+		bool dropping = s->drop_lean;
+		bool sweeping = s->sweep && !s->evict_count && !dropping;
 		_cleanup_free_ char *name = s->evict_count ? s->evict[--s->evict_count] : NULL;
 		s->sweep = s->sweep && !sweeping;
+		s->drop_lean = false;
 		pthread_mutex_unlock(&s->lock);
+		if (dropping)
+			drop_lean(s);
 		if (name)
 			(void)fuse_lowlevel_notify_inval_entry(
 				s->session, FUSE_ROOT_ID, name, strlen(name));

@@ -154,6 +154,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	}
 	if (r == 0)
 		r = get_child(i, inode.ino, ino, &inode);
+	if (r == 0 && !S_ISDIR(inode.mode) && lean_looked(serve_self->s->lean, parent))
+		serve_drop_lean(serve_self->s);
 	if (r < 0)
 		serve_refuse(req, i, r);
 	else
@@ -236,8 +238,14 @@ struct fill {
 	char *buf;
 	size_t size, len;
 	uint64_t known; /* nodes that the answer makes known */
-	bool plus;
+	bool plus, lean;
 };
+
+/* Leanly, only what is a directory gets attributes: whoever walks goes into it. */
+static bool wants_attributes(const struct fill *f, const struct ext4_dirent *d)
+{
+	return !f->lean || d->type == DT_DIR || d->type == DT_UNKNOWN;
+}
 
 static int fill_root(void *arg, const char *name, uint32_t slot, uint64_t next)
 {
@@ -273,7 +281,8 @@ static int fill_entry(void *arg, const struct ext4_dirent *d)
 			f->req, f->buf + f->len, room, d->name, &e.attr, (off_t)d->next);
 	} else {
 		/* One that cannot be read is listed by its name; looking it up says why. */
-		if (!dot && room > d->len && get_child(f->i, f->dir, d->ino, &inode) == 0) {
+		if (!dot && room > d->len && wants_attributes(f, d) &&
+			get_child(f->i, f->dir, d->ino, &inode) == 0) {
 			entry_of(f->i, &inode, &e);
 			ahead_list_entry(&serve_self->listing, f->i->ext4, &inode);
 		}
@@ -319,6 +328,9 @@ static void list(fuse_req_t req, fuse_ino_t node, size_t size, off_t off, bool p
 	if (!serve_node(req, node, &f.i, &inode))
 		return;
 	f.dir = inode.ino;
+	f.lean = plus && lean_listing(serve_self->s->lean, off == 0);
+	if (f.lean)
+		lean_listed(serve_self->s->lean, node);
 	ahead_list_start(&serve_self->listing, f.i->slot);
 	r = ext4_readdir(f.i->ext4, serve_self->scratch, &inode, (uint64_t)off, fill_entry, &f);
 	if (r < 0) {

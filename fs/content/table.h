@@ -32,6 +32,8 @@ struct table_options {
 	/* Ask the kernel to forget the entry `name`; called with nothing held, on any thread that
 	 * serves, so it must only pass the word on. */
 	void (*evict)(void *arg, const char *name);
+	/* The call under way will take long; may be NULL. */
+	void (*slow)(void *arg);
 	void *arg;
 	unsigned max_open; /* images that may stay open */
 };

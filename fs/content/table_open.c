@@ -130,6 +130,8 @@ static int open_locked(struct table *t, struct entry *e)
 	struct opened *o = NULL;
 	int r;
 
+	if (t->o.slow)
+		t->o.slow(t->o.arg);
 	while (e->opening)
 		pthread_cond_wait(&t->opened, &t->lock);
 	if (e->open)

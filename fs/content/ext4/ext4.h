@@ -16,8 +16,7 @@
  * for a log. An unreadable image file is -EIO, encrypted contents and names are -ENOKEY. Work is
  * bounded: trees by their depth, scans by EXT4_SCAN_MAX, memory by the scratch.
  *
- * No function here takes a lock or keeps state in the image but a bitmap of read-ahead already
- * asked for.
+ * No function here takes a lock or keeps state in the image, but for how much to read ahead.
  */
 #ifndef FS_CONTENT_EXT4_H
 #define FS_CONTENT_EXT4_H
@@ -49,6 +48,9 @@ void ext4_image_statfs(const struct ext4_image *img, struct statvfs *ret);
 /* Working memory of one thread, about 300 KiB; serves all images. NULL: no memory. */
 struct ext4_scratch *ext4_scratch_new(void);
 void ext4_scratch_free(struct ext4_scratch *s);
+/* Have fn called when what is being done with this scratch will take long: it waits for a disk, or goes
+ * through much. Perhaps more than once in one call. */
+void ext4_scratch_on_slow(struct ext4_scratch *s, void (*fn)(void *arg), void *arg);
 /* What the last -EUCLEAN of this thread was about. */
 const char *ext4_scratch_why(const struct ext4_scratch *s);
 
@@ -142,5 +144,7 @@ struct ext4_range {
 size_t ext4_inode_ranges(const struct ext4_image *img, const struct ext4_inode *i, uint64_t max,
 	struct ext4_range *ret, size_t n);
 void ext4_will_read(const struct ext4_image *img, uint64_t off, uint64_t len);
+/* Is the byte at off in the page cache? Asking may have it read. */
+bool ext4_is_cached(const struct ext4_image *img, uint64_t off);
 
 #endif

@@ -19,7 +19,6 @@
 /* 16 MiB of descriptors: 32 TiB with the usual groups of 128 MiB. */
 #define DESCRIPTORS_MAX (16u << 20)
 /* Inode tables of 256 GiB are read ahead, larger ones are not. */
-#define WINDOWS_MAX (1u << 20)
 
 #define INCOMPAT_KNOWN                                                                             \
 	(EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_RECOVER |                          \
@@ -47,8 +46,21 @@ struct ext4_scratch *ext4_scratch_new(void)
 	if (!s)
 		return NULL;
 	s->inode_serial = 0;
+	s->slow = NULL;
 	s->why[0] = '\0';
 	return s;
+}
+
+void ext4_scratch_on_slow(struct ext4_scratch *s, void (*fn)(void *arg), void *arg)
+{
+	s->slow = fn;
+	s->slow_arg = arg;
+}
+
+void ext4_slow(const struct ext4_scratch *s)
+{
+	if (s && s->slow)
+		s->slow(s->slow_arg);
 }
 
 void ext4_scratch_free(struct ext4_scratch *s)
@@ -157,18 +169,12 @@ static void copy_super(struct ext4_image *img, ext2_filsys fs)
 static int copy_groups(struct ext4_image *img, ext2_filsys fs)
 {
 	uint64_t table = (uint64_t)img->inodes_per_group * img->inode_size;
-	uint64_t table_blocks = (table + img->block_size - 1) >> img->block_bits, windows;
+	uint64_t table_blocks = (table + img->block_size - 1) >> img->block_bits;
 
 	img->group_count = fs->group_desc_count;
 	img->groups = calloc(img->group_count, sizeof(*img->groups));
-	img->windows_per_group = (table >> ITABLE_WINDOW_BITS) + 1;
-	windows = img->windows_per_group * img->group_count;
-	if (windows <= WINDOWS_MAX) {
-		img->windows = calloc((windows + 31) / 32, sizeof(*img->windows));
-		if (!img->windows)
-			return -ENOMEM;
-	}
-	if (!img->groups)
+	img->misses = calloc(1, sizeof(*img->misses));
+	if (!img->groups || !img->misses)
 		return -ENOMEM;
 	for (uint32_t g = 0; g < img->group_count; g++) {
 		uint64_t at = ext2fs_inode_table_loc(fs, g);
@@ -381,7 +387,7 @@ void ext4_image_close(struct ext4_image *img)
 	close(img->fd);
 	free(img->groups);
 	free(img->zones);
-	free(img->windows);
+	free(img->misses);
 	free(img);
 }
 

@@ -4,8 +4,7 @@
  * checks before it believes one, and turned into what stat(2) says.
  *
  * The scratch keeps the piece of inode table (4 KiB) that was read last: neighbours in a directory
- * are mostly neighbours there. The first read in a window of an inode table asks the kernel to read
- * the whole window ahead; a bit per window remembers that it was asked.
+ * are mostly neighbours there.
  */
 #include <sys/sysmacros.h>
 
@@ -13,26 +12,6 @@
 
 #define GOOD_OLD 128
 #define SCAN_INODES (512u << 10)
-
-static void window_ahead(struct ext4_image *img, uint32_t group, uint64_t in_table)
-{
-	uint64_t w = in_table >> ITABLE_WINDOW_BITS;
-	uint64_t bit = group * img->windows_per_group + w;
-	_Atomic uint32_t *word;
-	uint64_t first = w << ITABLE_WINDOW_BITS;
-	uint64_t used = (uint64_t)img->groups[group].used * img->inode_size;
-
-	if (!img->windows)
-		return;
-	word = &img->windows[bit / 32];
-	if (atomic_load_explicit(word, memory_order_relaxed) & 1u << bit % 32)
-		return;
-	atomic_fetch_or_explicit(word, 1u << bit % 32, memory_order_relaxed);
-	if (used > first + ITABLE_PIECE)
-		ext4_will_read(img, (img->groups[group].itable << img->block_bits) + first,
-			used - first < 1u << ITABLE_WINDOW_BITS ? used - first
-								: 1u << ITABLE_WINDOW_BITS);
-}
 
 /* *ret_raw: the bytes of inode ino, in the scratch. */
 static int find_raw(
@@ -50,9 +29,8 @@ static int find_raw(
 	end = base + (uint64_t)img->inodes_per_group * img->inode_size;
 	if (s->inode_serial != img->serial || s->inode_off != off) {
 		uint32_t len = end - off < piece ? (uint32_t)(end - off) : piece;
-		window_ahead(img, group, in_table);
 		s->inode_serial = 0;
-		int r = ext4_pread(img, s, s->inode, len, off);
+		int r = ext4_pread_meta(img, s, s->inode, len, off);
 		if (r < 0)
 			return r;
 		s->inode_serial = img->serial;
@@ -218,6 +196,7 @@ int ext4_image_inodes(struct ext4_image *img, struct ext4_scratch *s, ext4_inode
 		total += img->groups[g].used;
 	if (total > SCAN_INODES)
 		return -EOVERFLOW;
+	ext4_slow(s);
 	for (uint32_t g = 0; g < img->group_count; g++) {
 		for (uint32_t k = 0; k < img->groups[g].used; k++) {
 			struct ext4_inode i;

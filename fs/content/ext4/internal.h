@@ -18,8 +18,6 @@
 
 #define EXT4_BLOCK_MAX 65536
 #define ITABLE_PIECE 4096
-/* Inode tables are read ahead in windows of this size. */
-#define ITABLE_WINDOW_BITS 18
 
 struct ext4_zone {
 	uint64_t first, last; /* blocks of the filesystem's own metadata */
@@ -52,9 +50,13 @@ struct ext4_image {
 	uint32_t group_count;
 	struct ext4_zone *zones; /* sorted, disjoint */
 	size_t zone_count;
-	_Atomic uint32_t
-		*windows; /* a bit per window of the inode tables: read-ahead was asked for */
-	uint64_t windows_per_group;
+	struct ext4_misses *misses;
+};
+
+/* Metadata that was not in the page cache when it was wanted. */
+struct ext4_misses {
+	_Atomic int64_t last_us;
+	_Atomic unsigned window_bits; /* of what was read with the last one */
 };
 
 /* One buffer per purpose, so that a function may call those below it: inode (a piece of an inode
@@ -62,6 +64,8 @@ struct ext4_image {
 struct ext4_scratch {
 	uint64_t inode_serial, inode_off; /* what inode[] holds; serial 0: nothing */
 	uint32_t inode_len;
+	void (*slow)(void *arg); /* NULL: nobody wants to know */
+	void *slow_arg;
 	char why[160];
 	uint8_t inode[EXT4_BLOCK_MAX];
 	uint8_t node[EXT4_BLOCK_MAX];
@@ -81,10 +85,7 @@ static inline uint32_t le32(const void *p)
 	memcpy(&v, p, sizeof(v));
 	return le32toh(v);
 }
-static inline uint32_t csum32(uint32_t seed, const void *p, size_t len)
-{
-	return ext2fs_crc32c_le(seed, p, len);
-}
+uint32_t csum32(uint32_t seed, const void *p, size_t len); /* crc.c */
 static inline uint32_t csum_le32(uint32_t seed, uint32_t v)
 {
 	v = htole32(v);
@@ -99,6 +100,11 @@ void ext4_note(struct ext4_scratch *s, const char *fmt, ...) _printf_(2, 3);
  * set). */
 int ext4_pread(
 	const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len, uint64_t off);
+/* The same for metadata, whose neighbours are read with it when it is not in the page cache. */
+int ext4_pread_meta(
+	const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len, uint64_t off);
+/* Tell who wants to know that this takes long. */
+void ext4_slow(const struct ext4_scratch *s);
 /* May these blocks hold what a file owns: inside the filesystem, outside its own metadata? */
 bool ext4_blocks_valid(const struct ext4_image *img, uint64_t blk, uint64_t len);
 /* Read block blk, which what (for the message) of inode ino names. */

@@ -10,10 +10,17 @@
  * unchecked: a count that is negative means bytes, everything is checked against the size of the
  * file.
  */
+#include <banger/log.h>
 #include <ctype.h>
 #include <fcntl.h>
+#include <sys/uio.h>
 
 #include "internal.h"
+
+/* What is read around metadata that was missing, and how soon the next miss counts as of a row. */
+#define WINDOW_BITS_MIN 17
+#define WINDOW_BITS_MAX 20
+#define MISS_ROW_US 20000
 
 struct channel {
 	struct struct_io_channel pub;
@@ -36,13 +43,59 @@ static int read_all(int fd, void *buf, size_t len, uint64_t off)
 	return 0;
 }
 
+/* What the page cache has of it; less than len where there is more to read. */
+static size_t from_cache(int fd, void *buf, size_t len, uint64_t off)
+{
+	struct iovec v = {buf, len};
+	ssize_t n = preadv2(fd, &v, 1, (off_t)off, RWF_NOWAIT);
+
+	return n > 0 ? (size_t)n : 0;
+}
+
+/* Read what is around off too: more and more while misses follow each other. */
+static void read_around(const struct ext4_image *img, uint64_t off)
+{
+	struct ext4_misses *m = img->misses;
+	int64_t now = banger_monotonic_us();
+	unsigned bits = atomic_load_explicit(&m->window_bits, memory_order_relaxed) + 1;
+
+	if (now - atomic_exchange_explicit(&m->last_us, now, memory_order_relaxed) > MISS_ROW_US ||
+		bits < WINDOW_BITS_MIN)
+		bits = WINDOW_BITS_MIN;
+	if (bits > WINDOW_BITS_MAX)
+		bits = WINDOW_BITS_MAX;
+	atomic_store_explicit(&m->window_bits, bits, memory_order_relaxed);
+	ext4_will_read(img, off >> bits << bits, 1ull << bits);
+}
+
+static int read_cached(const struct ext4_image *img, const struct ext4_scratch *s, bool around,
+	void *buf, size_t len, uint64_t off)
+{
+	size_t n = from_cache(img->fd, buf, len, off);
+
+	if (n == len)
+		return 0;
+	ext4_slow(s);
+	if (around)
+		read_around(img, off + n);
+	return read_all(img->fd, (char *)buf + n, len - n, off + n);
+}
+
 int ext4_pread(
 	const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len, uint64_t off)
 {
 	if (off > img->file_size || len > img->file_size - off)
 		return ext4_damaged(
 			s, "%zu bytes at %llu are beyond the image", len, (unsigned long long)off);
-	return read_all(img->fd, buf, len, off);
+	return read_cached(img, s, false, buf, len, off);
+}
+
+int ext4_pread_meta(
+	const struct ext4_image *img, struct ext4_scratch *s, void *buf, size_t len, uint64_t off)
+{
+	if (off > img->file_size || len > img->file_size - off)
+		return ext4_pread(img, s, buf, len, off);
+	return read_cached(img, s, true, buf, len, off);
 }
 
 int ext4_read_block(const struct ext4_image *img, struct ext4_scratch *s, uint64_t blk, void *buf,
@@ -51,13 +104,20 @@ int ext4_read_block(const struct ext4_image *img, struct ext4_scratch *s, uint64
 	if (!ext4_blocks_valid(img, blk, 1))
 		return ext4_damaged(s, "inode %u: %s at block %llu, where it cannot be", ino, what,
 			(unsigned long long)blk);
-	return ext4_pread(img, s, buf, img->block_size, blk << img->block_bits);
+	return ext4_pread_meta(img, s, buf, img->block_size, blk << img->block_bits);
 }
 
 void ext4_will_read(const struct ext4_image *img, uint64_t off, uint64_t len)
 {
 	if (off < img->file_size)
 		(void)posix_fadvise(img->fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+}
+
+bool ext4_is_cached(const struct ext4_image *img, uint64_t off)
+{
+	char byte;
+
+	return off >= img->file_size || from_cache(img->fd, &byte, 1, off) == 1;
 }
 
 static errcode_t io_open(const char *name, int flags, io_channel *ret)

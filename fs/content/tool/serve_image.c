@@ -56,11 +56,19 @@ static int add_all(struct table *t, const struct files *f)
 	return 0;
 }
 
+static void on_slow(void *arg)
+{
+	server_slow();
+}
+
 int main(int argc, char **argv)
 {
 	struct files files = {argv + 2, argc - 2};
-	struct table_options to = {
-		.open = open_file, .evict = no_evict, .arg = &files, .max_open = 64};
+	struct table_options to = {.open = open_file,
+		.evict = no_evict,
+		.slow = on_slow,
+		.arg = &files,
+		.max_open = 64};
 	struct server_options so = {.mountpoint = argc > 1 ? argv[1] : "",
 		.threads = getenv("THREADS") ? (unsigned)atoi(getenv("THREADS")) : 0};
 	struct banger_error err = {0};

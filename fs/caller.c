@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <banger/op.h>
+#include "loop.h"
 
 #define TRIES 50 /* the thread may not have gone to sleep yet */
 #define PAUSE_US 20
@@ -84,6 +85,7 @@ bool caller_makes_exclusively(pid_t tid)
 
 	if (tid <= 0)
 		return false;
+	LOOP_MAY_WAIT(); /* for that process, too, should it wait for us with another thread */
 	for (int i = 0; i < TRIES; i++) {
 		if (read_proc(tid, "syscall", buf, sizeof(buf)) <= 0)
 			return copies(tid);

@@ -12,6 +12,8 @@
 #include "caller.h"
 #include "loop.h"
 
+_Static_assert(CHANGES_AT_ONCE < LOOP_THREADS_MAX, "some thread must be free to see a close");
+
 struct changes {
 	pthread_mutex_t lock;
 	struct change *running;
@@ -101,19 +103,22 @@ static void leave(struct changes *s, struct change *c)
 		}
 }
 
-void change_submit(struct change *c)
+/* With the lock. */
+static struct change *next_waiting(struct changes *s)
 {
-	struct changes *s = c->fs->changes;
+	struct change *c = s->first;
 
+	if (c)
+		s->first = c->next;
+	if (!s->first)
+		s->last = &s->first;
+	return c;
+}
+
+static void run_on(struct changes *s, struct change *c)
+{
 	LOOP_MAY_WAIT();
 	pthread_mutex_lock(&s->lock);
-	if (s->nrunning == CHANGES_AT_ONCE) {
-		*s->last = c;
-		s->last = &c->next;
-		pthread_mutex_unlock(&s->lock);
-		return;
-	}
-	s->nrunning++;
 	while (c) {
 		enter(s, c);
 		pthread_mutex_unlock(&s->lock);
@@ -121,15 +126,27 @@ void change_submit(struct change *c)
 		pthread_mutex_lock(&s->lock);
 		leave(s, c);
 		free(c);
-		c = s->first;
-		if (c) {
-			s->first = c->next;
-			if (!s->first)
-				s->last = &s->first;
-		}
+		c = next_waiting(s);
 	}
 	s->nrunning--;
 	pthread_mutex_unlock(&s->lock);
+}
+
+void change_submit(struct change *c)
+{
+	struct changes *s = c->fs->changes;
+
+	pthread_mutex_lock(&s->lock);
+	bool wait = s->nrunning == CHANGES_AT_ONCE;
+	if (wait) {
+		*s->last = c;
+		s->last = &c->next;
+	} else {
+		s->nrunning++;
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (!wait)
+		run_on(s, c);
 }
 
 void change_begin(struct change *c, const char *method)

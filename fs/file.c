@@ -22,6 +22,8 @@
 #include "handle.h"
 #include "loop.h"
 
+#define COPY_ALONE 65536 /* bytes whose copying takes so long that others should not wait for it */
+
 /* ---- a buffer for each worker */
 
 static pthread_key_t buffer_key;
@@ -136,21 +138,32 @@ void handle_close_all(struct fs *fs)
 		handle_close(fs, NULL, fs->handles);
 }
 
+/* The last close of a file that was deleted gives its blocks back, which takes a while. */
+static void close_disk(struct fs *fs, fuse_req_t req, struct disk_handle *d)
+{
+	struct stat st;
+
+	pass_close(fs, req, d);
+	files_closed(fs->files, &d->open);
+	if (d->writable || (fstat(d->open.fd, &st) == 0 && st.st_nlink == 0)) {
+		LOOP_MAY_WAIT();
+		close(d->open.fd);
+	} else {
+		close(d->open.fd);
+	}
+	if (d->draft)
+		model_writer(fs->model, d->draft, -1);
+	free(d);
+}
+
 void handle_close(struct fs *fs, fuse_req_t req, struct handle *h)
 {
-	struct disk_handle *d = (struct disk_handle *)h;
-
 	if (!h)
 		return;
 	unlist(fs, h);
 	switch (h->kind) {
 	case HANDLE_DISK:
-		pass_close(fs, req, d);
-		files_closed(fs->files, &d->open);
-		close(d->open.fd);
-		if (d->draft)
-			model_writer(fs->model, d->draft, -1);
-		free(d);
+		close_disk(fs, req, (struct disk_handle *)h);
 		break;
 	case HANDLE_TEXT:
 		text_unref((struct text_handle *)h);
@@ -298,6 +311,14 @@ static int read_on(int fd, char *buf, size_t size, off_t off, int flags, size_t 
 	return 0;
 }
 
+static void answer_read(fuse_req_t req, const char *buf, size_t n, int r)
+{
+	if (r < 0)
+		fuse_reply_err(req, -r);
+	else
+		fuse_reply_buf(req, buf, n);
+}
+
 static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, off_t off)
 {
 	char *buf = worker_buffer();
@@ -309,15 +330,18 @@ static void read_disk(fuse_req_t req, const struct disk_handle *h, size_t size, 
 	}
 	if (size > FS_BUFFER)
 		size = FS_BUFFER;
+	if (size >= COPY_ALONE) {
+		LOOP_MAY_WAIT();
+		int r = read_on(h->open.fd, buf, size, off, 0, &n);
+		answer_read(req, buf, n, r);
+		return;
+	}
 	int r = read_on(h->open.fd, buf, size, off, RWF_NOWAIT, &n);
 	if (r == -EAGAIN || r == -EOPNOTSUPP) {
 		LOOP_MAY_WAIT();
 		r = read_on(h->open.fd, buf, size, off, 0, &n);
 	}
-	if (r < 0)
-		fuse_reply_err(req, -r);
-	else
-		fuse_reply_buf(req, buf, n);
+	answer_read(req, buf, n, r);
 }
 
 static void read_text(fuse_req_t req, struct text_handle *t, size_t size, off_t off)

@@ -14,6 +14,7 @@
 #include "config.h"
 #include "events.h"
 #include "handle.h"
+#include "loop.h"
 #include "xattr.h"
 
 #define SMALLEST_ENTRY 128 /* with attributes: bytes of an entry, at least */
@@ -161,6 +162,19 @@ static void ops_access(fuse_req_t req, fuse_ino_t ino, int mask)
 
 /* ---- directories */
 
+/* A directory of files that are published: what it lists never changes. */
+static bool on_disk_for_good(struct fs *fs, fuse_ino_t ino)
+{
+	_cleanup_place_ struct file_place p = {0};
+	_cleanup_disk_ struct disk d = {0};
+
+	if (node_kind(ino) == NODE_FILE)
+		ino = files_place(fs->files, ino, &p) == 0 ? p.owner : 0;
+	if (node_kind(ino) != NODE_IMAGE && node_kind(ino) != NODE_KERNEL)
+		return false;
+	return disk_of(fs, ino, &d) == 0 && !d.draft;
+}
+
 static void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	const struct node_type *t = node_type(ino);
@@ -181,7 +195,7 @@ static void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 		h->h.kind = HANDLE_DIR;
 		handle_give(fs, &h->h, fi);
 	}
-	fi->cache_readdir = fi->keep_cache = t->cache_listing;
+	fi->cache_readdir = fi->keep_cache = t->cache_listing || on_disk_for_good(fs, ino);
 	if (fuse_reply_open(req, fi) == -ENOENT)
 		handle_close(fs, NULL, handle_of(fi));
 }
@@ -235,6 +249,7 @@ static void ops_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fu
 
 	/* Other directories are bangerd's, and on disk before it answers. */
 	if (node_kind(ino) == NODE_IMAGE && disk_of(fs_of(req), ino, &d) == 0 && d.draft) {
+		LOOP_MAY_WAIT();
 		r = disk_open(&d, "", O_RDONLY | O_DIRECTORY, NULL, &fd);
 		if (r == 0 && fsync(fd) < 0)
 			r = -errno;

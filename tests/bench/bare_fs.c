@@ -209,7 +209,9 @@ static int serve(char *program, const char *mountpoint)
 	if (!session || fuse_set_signal_handlers(session) < 0 ||
 		fuse_session_mount(session, mountpoint) < 0)
 		return EXIT_FAILURE;
-	int r = fuse_session_loop_mt(session, &config);
+	/* Names are asked for by one program at a time: one thread that never sleeps long is fastest.
+	 * A file is read ahead in parallel. */
+	int r = bare.count ? fuse_session_loop(session) : fuse_session_loop_mt(session, &config);
 	fuse_session_unmount(session);
 	fuse_remove_signal_handlers(session);
 	fuse_session_destroy(session);

@@ -43,9 +43,9 @@ def directory(path=None, memory=False):
 
 
 @contextlib.contextmanager
-def running(banger):
+def running(banger, start=True):
     try:
-        yield banger.start()
+        yield banger.start() if start else banger
     finally:
         wrong = banger.check_clean()
         if wrong:

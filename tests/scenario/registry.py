@@ -389,6 +389,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             pass
 
 
+class Server6(Server):
+    address_family = socket.AF_INET6
+
+
 class Registry:
     """network: a Network to be in; tls: an SSL context; access: Basic(), Bearer(), or None for everybody."""
 
@@ -397,10 +401,10 @@ class Registry:
         self.lock, self.closed, self.access = threading.Lock(), False, access
 
         def make():
-            return Server((address, port), Handler)
+            return (Server6 if ':' in address else Server)((address, port), Handler)
         self.server = network.inside(make) if network else make()
         self.server.context, self.server.owner = tls, self
-        self.host = f'{address}:{self.server.server_address[1]}'
+        self.host = f'{f"[{address}]" if ":" in address else address}:{self.server.server_address[1]}'
         self.url = f'{"https" if tls else "http"}://{self.host}'
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()

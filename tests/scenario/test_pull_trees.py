@@ -60,7 +60,7 @@ class Writer:
 
     def path(self):
         """A new or old name whose parents are directories; what is missing of them comes first."""
-        parts = [self.dice.choice('abcdef') for _ in range(self.dice.choice((1, 1, 2, 2, 3, 4)))]
+        parts = [self.dice.choice('abcdefghij') for _ in range(self.dice.choice((1, 2, 2, 3, 3, 4)))]
         out = []
         for n in range(1, len(parts)):
             folder = '/'.join(parts[:n])
@@ -78,9 +78,11 @@ class Writer:
         if path is None:
             return out
         dice = self.dice
-        kind = dice.choice(('file', 'file', 'file', 'dir', 'link', 'hard', 'fifo', 'device'))
+        kind = dice.choice(('file', 'file', 'file', 'dir', 'dir', 'dir', 'link', 'hard', 'fifo', 'device'))
         links = [p for p, k in self.kinds.items() if k != 'dir' and p != path and not p.startswith(path + '/')]
-        if kind == 'hard' and (not links or self.kinds.get(path) == 'dir'):
+        if self.kinds.get(path) == 'dir' and kind != 'dir' and (kind == 'hard' or dice.random() < 0.8):
+            return out
+        if kind == 'hard' and not links:
             return out
         if kind != 'dir' or self.kinds.get(path) != 'dir':
             self.forget(path)
@@ -99,7 +101,7 @@ class Writer:
             out.append(pax(extra) + header(path, b'6' if kind == 'fifo' else b'3', **fields, **({} if kind == 'fifo' else {'major': 4, 'minor': 70})))
         return out
 
-    def layer(self, entries=25):
+    def layer(self, entries=60):
         out = []
         if self.kinds:
             for path in self.dice.sample(sorted(self.kinds), min(len(self.kinds), self.dice.randrange(4))):

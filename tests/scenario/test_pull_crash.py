@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of bangerd and of banger-unpack at random moments of 100 pulls, and disks that fill up: nothing half-published,
+nothing left but what the next pull goes on from, and that one succeeds with the bytes that an undisturbed pull gives.
+"""
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import harness
+import images
+import pulls
+import test_crash
+from archives import archive, directory, hardlink, member, symlink
+from conftest import QUICK
+from images import Image, Layer, Store
+from registry import Registry, throttle
+
+pytestmark = [pytest.mark.needs('banger-unpack', 'e2fsck'), pytest.mark.slow]
+MIB = 1 << 20
+ROUNDS = 16 if QUICK else 50   # of each of two kinds
+RATE = 8 * MIB                 # bytes a second and transfer
+
+
+def random_image(seed):
+    """Three layers, 1.2 MB that do not compress, changes of what is below."""
+    dice = random.Random(seed)
+    return Image(archive(directory('./'), *(member(f'd/{n}', dice.randbytes(dice.choice((0, 100, 30_000)))) for n in range(40)), hardlink('h', 'd/3')),
+                 archive(member('big', dice.randbytes(500_000)), member('d/.wh.5'), symlink('l', 'd')),
+                 Layer(archive(member('d/5', dice.randbytes(100_000)), member('.wh.h')), images.zstd_frame))
+
+
+class Round:
+    """An image of its own, in the registry."""
+
+    def __init__(self, server, kind, number):
+        self.store, self.repository = Store(), f'{kind}/{number}'
+        self.said = random_image(f'{kind}{number}').put(self.store)
+        self.server = server
+        server.add(self.repository, self.store, {'it': self.said})
+        self.reference = f'{server.host}/{self.repository}:it'
+
+    def gets(self, since=0):
+        return [r for r in self.server.asked(f'GET /v2/{self.repository}/blobs/') if r.at >= since]
+
+    def size(self):
+        return sum(map(len, self.store.values()))
+
+
+def start(banger, reference, name):
+    return subprocess.Popen([harness.PROGRAM['banger-ctl'], 'image', 'pull', reference, '--name', name], env=banger.env,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def unpackers(banger):
+    return [pid for pid, command in harness.children(banger.daemon.pid).items() if 'banger-unpack' in command]
+
+
+def check_all_or_nothing(banger, name):
+    """After the daemon is up: the image is there whole or not at all."""
+    banger.settled()
+    there = banger.images()
+    assert set(there) <= {('published', name)}
+    banger.assert_consistent()
+    pulls.assert_cache_sound(banger)
+    assert not unpackers(banger)
+    if there:
+        verdict = banger.call('image.verify', {'image': name})
+        assert verdict['ok'] and verdict['digest_ok'], verdict
+    return bool(there)
+
+
+def undisturbed(banger, item):
+    """The pull that follows: it succeeds and asks for no byte that is in the cache. Gives how many transfers resumed."""
+    held = pulls.cached(banger)
+    began = time.monotonic()
+    pulls.pull(banger, item.reference, 'it')
+    resumed = 0
+    for request in item.gets(began):
+        digest = request.path.rpartition('/')[2].partition(':')[2]
+        assert f'sha256/{digest}' not in held, f'{digest} was held, and was fetched again'
+        partial = held.get(f'sha256/{digest}.partial', 0)
+        if partial > 0:
+            assert request.range_start == partial, f'{partial} bytes of {digest} were held: {request}'
+            resumed += 1
+    return resumed
+
+
+@pytest.mark.limit(240)
+@pytest.mark.parametrize('victim', ['bangerd', 'banger-unpack'])
+def test_random_moments(worlds, victim):
+    server = Registry()
+    server.always('GET .*/blobs/', throttle(RATE))
+    world, calm = worlds(victim), worlds('calm')
+    dice = random.Random(victim)
+    try:
+        world.start(), calm.start()
+        probe = Round(server, 'probe', 0)
+        began = time.monotonic()
+        pulls.pull(world, probe.reference, 'it')
+        whole = time.monotonic() - began
+        pulls.remove(world, 'it')
+        died = half = resumed = 0
+        for number in range(ROUNDS):
+            item = Round(server, victim, number)
+            process = start(world, item.reference, 'it')
+            time.sleep(dice.random() * whole * 1.1)
+            if victim == 'bangerd':
+                world.kill()
+                world.daemon = None
+                died += 1
+            else:
+                for pid in unpackers(world):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                    died += 1
+            _, err = process.communicate(timeout=60)
+            where = f'round {number}'
+            if victim == 'bangerd':
+                world.start()
+            elif process.returncode:
+                assert 'banger-unpack' in err or 'unpack' in err, f'{where}: {err}'
+            there = check_all_or_nothing(world, 'it')
+            assert there or process.returncode != 0, f'{where}: answered, and not there'
+            if there:
+                pulls.remove(world, 'it')
+            half += not there
+            try:
+                resumed += undisturbed(world, item)
+                digest = world.images()['published', 'it']['digest']
+                if number % 5 == 0:
+                    pulls.pull(calm, item.reference, 'it')
+                    assert calm.images()['published', 'it']['digest'] == digest
+                    pulls.fsck(pulls.rootfs(world, 'it'))
+                    pulls.remove(calm, 'it')
+            except AssertionError as error:
+                raise AssertionError(f'{where}: {error}') from None
+            pulls.remove(world, 'it')
+            server.remove(item.repository)
+        print(f'{victim}: {died} died, {half} of {ROUNDS} pulls were cut off, {resumed} transfers resumed')
+        assert half >= ROUNDS // 4
+        assert victim != 'bangerd' or resumed > 0
+    finally:
+        server.close()
+
+
+# ---- a disk that fills up
+
+@contextlib.contextmanager
+def small_disk(path, kind, megabytes):
+    """A filesystem of its own size at `path`."""
+    path.mkdir(parents=True)
+    image = path.parent / f'{path.name}.disk'
+    if kind == 'tmpfs':
+        subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={megabytes}m', 'tmpfs', path], check=True)
+    else:
+        with open(image, 'wb') as file:
+            file.truncate(megabytes * MIB)
+        subprocess.run(['mkfs.xfs', '-q', '-f', image] if kind == 'xfs' else ['mke2fs', '-q', '-t', 'ext4', '-m', '0', image], check=True)
+        subprocess.run(['mount', '-o', 'loop', image, path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(['umount', path], check=True)
+        image.unlink(missing_ok=True)
+
+
+def free(path):
+    st = os.statvfs(path)
+    return st.f_bavail * st.f_frsize
+
+
+@pytest.mark.limit(180)
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root to mount')
+@pytest.mark.parametrize('kind', ['ext4', 'xfs', 'tmpfs'])
+def test_disk_fills_up(worlds, kind):
+    """Less room each time, taken away before the pull or while it runs: refused as no_space, nothing left but blobs; then
+    there is room again, and the pull goes on from them."""
+    if kind == 'xfs' and not shutil.which('mkfs.xfs'):
+        pytest.skip('needs mkfs.xfs')
+    server = Registry()
+    server.always('GET .*/blobs/', throttle(64 * MIB))
+    dice = random.Random(kind)
+    world = worlds(kind)
+    disk = world.base / 'disk'
+    try:
+        with small_disk(disk, kind, 330 if kind == 'xfs' else 160):
+            try:
+                world.state = disk / 'state'
+                world.env['BANGER_STATE_DIR'] = str(world.state)
+                (world.base / 'config.json').write_text(json.dumps({'headroom': 4 * MIB, 'fetch_retries': 1}))
+                world.env['BANGER_CONFIG'] = str(world.base / 'config.json')
+                world.start()
+                fails = resumed = 0
+                for number in range(4 if QUICK else 10):
+                    fails, resumed = [a + b for a, b in zip((fails, resumed), fill_round(world, disk, server, kind, number, dice))]
+                world.settled()
+                world.stop()
+                print(f'{kind}: {fails} pulls had no room, {resumed} transfers resumed')
+                assert fails >= 2
+            finally:
+                if world.daemon and world.daemon.alive():
+                    world.kill()
+                world.daemon = None
+                world.state = world.base / 'none'
+    finally:
+        server.close()
+
+
+def fill_round(world, disk, server, kind, number, dice):
+    store = Store()
+    layers = [archive(directory('./'), *(member(f'{number}-{k}/{n}', dice.randbytes(1_000_000)) for n in range(8))) for k in range(3)]
+    repository = f'{kind}/{number}'
+    said = Image(*layers).put(store)
+    server.add(repository, store, {'it': said})
+    reference = f'{server.host}/{repository}:it'
+    ballast = disk / 'ballast'
+    # The image needs 24 MB of blobs and as much for the filesystem.
+    room = int((0.5 + number * 5) * MIB)
+    with open(ballast, 'wb') as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, free(disk) - room))
+    before = world.images()
+    result = pulls.pull(world, reference, 'it', check=False)
+    failed = result.code != 0
+    if failed:
+        record = world.op(result.op_id)
+        assert record['code'] == 'no_space', result.err
+        pulls.assert_nothing_new(world, before)
+    else:
+        pulls.remove(world, 'it')
+    ballast.unlink()
+    held, began = pulls.cached(world), time.monotonic()
+    pulls.pull(world, reference, 'it')
+    pulls.fsck(pulls.rootfs(world, 'it'))
+    resumed = 0
+    for request in server.asked('GET .*/blobs/'):
+        digest = request.path.rpartition(':')[2]
+        if request.at >= began:
+            assert f'sha256/{digest}' not in held
+            if held.get(f'sha256/{digest}.partial'):
+                assert request.range_start == held[f'sha256/{digest}.partial'], request
+                resumed += 1
+    pulls.remove(world, 'it')
+    world.settled()
+    empty_cache(world)
+    server.remove(repository)
+    return failed, resumed
+
+
+def empty_cache(world):
+    """Room for the next round: what is cached is of no more use."""
+    world.stop()
+    shutil.rmtree(world.state / 'cache', ignore_errors=True)
+    world.start()
+
+
+# ---- fault points
+
+@pytest.mark.limit(300)
+@pytest.mark.skipif(not test_crash.has_fault_points(), reason='built without -Dfault_points=true')
+def test_every_fault_point(worlds, tmp_path):
+    """As test_crash's, for one pull from a layout: old state or new at each of them."""
+    store = Store()
+    said = random_image('fault').put(store)
+    layout = images.write_layout(tmp_path / 'l', store, {'it': said})
+    banger = worlds()
+    passage, points, stride = 1, 0, 4 if QUICK else 1
+    while True:
+        banger.start(wait=False, BANGER_FAULT=f'*:{passage}')
+        try:
+            harness.until(banger.ready, 'bangerd to answer', 20)
+            result = pulls.pull(banger, f'oci:{layout}:it', 'it', check=False)
+        except AssertionError:
+            result = None
+        if result and result.code == 0 and banger.daemon.alive():
+            break
+        assert banger.daemon.wait(20) == -signal.SIGKILL, harness.tail(banger.log)
+        points += 1
+        banger.daemon = None
+        banger.start()
+        if check_all_or_nothing(banger, 'it'):
+            pulls.remove(banger, 'it')
+            banger.settled()
+        banger.stop()
+        passage += stride
+    pulls.remove(banger, 'it')
+    print(f'{points} deaths at fault points')
+    assert points >= 3

@@ -17,6 +17,10 @@ bool pull_digest_valid(const char *s);
 /* BAD_REQUEST, with `what` ("the digest of layer 3") and why. */
 int pull_digest_check(const char *what, const char *s, struct banger_error *err);
 
+/* Stands for the algorithm where there is no digest yet. */
+#define PULL_SHA256_LIKE                                                                           \
+	"sha256:0000000000000000000000000000000000000000000000000000000000000000"
+
 /* A running digest, by the CPU's instructions (libcrypto). One thread at a time. */
 struct pull_hash;
 /* The algorithm of a valid digest. */

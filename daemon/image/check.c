@@ -5,8 +5,8 @@
  * A change that is under way shows as a disagreement for a moment: a deletion commits before its
  * directory goes, a promotion renames before it commits. So what the first pass finds is only
  * suspected; after a pause each suspect is looked at again by itself, and what still disagrees is
- * reported. staging/ is not looked at: what is there belongs to an operation that runs, or to the
- * next start.
+ * reported. What is in staging/ belongs to an operation that runs; what was made before the oldest of
+ * those began belongs to none.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -14,7 +14,11 @@
 #include <sys/stat.h>
 #include "image/reconcile.h"
 
-enum { PAUSE_MS = 200, SUSPECTS_MAX = 10000 };
+enum {
+	PAUSE_MS = 200,
+	SUSPECTS_MAX = 10000,
+	TICK_US = 20000 /* that timestamps of files lag behind */
+};
 
 struct suspect {
 	enum image_dir dir;
@@ -94,9 +98,8 @@ void image_damage_forget(struct image_service *s, const char *id)
 	pthread_mutex_unlock(&d->lock);
 }
 
-/* What is wrong with the files of an image, in words, or NULL. Its directory is where it should be.
- */
-static const char *wrong_files(struct image_service *s, const struct banger_image *image)
+/* Why what was published is not there any more, in words, or NULL. */
+static const char *lost_files(struct image_service *s, const struct banger_image *image)
 {
 	struct stat st;
 
@@ -112,7 +115,20 @@ static const char *wrong_files(struct image_service *s, const struct banger_imag
 		return "its " ROOTFS " is not a regular file";
 	if (st.st_size != image->size)
 		return "its " ROOTFS " has another size than when it was published";
-	if (st.st_mode & 0222)
+	return NULL;
+}
+
+/* The same, and what else is wrong with the files of an image. */
+static const char *wrong_files(struct image_service *s, const struct banger_image *image)
+{
+	const char *lost = lost_files(s, image);
+	char path[BANGER_ID_LEN + sizeof("/" ROOTFS)];
+	struct stat st;
+
+	if (lost || image->state == BANGER_DRAFT)
+		return lost;
+	snprintf(path, sizeof(path), "%s/" ROOTFS, image->id);
+	if (fstatat(s->dirs[DIR_IMAGES], path, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_mode & 0222)
 		return "its " ROOTFS " can be written to";
 	return NULL;
 }
@@ -128,7 +144,7 @@ bool image_service_damaged(struct image_service *s, const struct banger_image *i
 	pthread_mutex_unlock(&d->lock);
 	if (!known)
 		return false;
-	if (wrong_files(s, image))
+	if (lost_files(s, image))
 		return true;
 	image_damage_forget(s, image->id);
 	return false;
@@ -141,14 +157,17 @@ static int check_row(
 {
 	struct checking *c = arg;
 
-	if ((places & ~PLACE(DIR_STAGING)) == PLACE(image->state) && !wrong_files(c->s, image))
-		return 0;
+	int r = places & PLACE(DIR_STAGING) ? suspect(c, DIR_STAGING, image->id, err) : 0;
+
+	if (r < 0 || ((places & ~PLACE(DIR_STAGING)) == PLACE(image->state) &&
+			     !wrong_files(c->s, image)))
+		return r;
 	return suspect(c, (enum image_dir)image->state, image->id, err);
 }
 
 static int check_stray(void *arg, enum image_dir dir, const char *name, struct banger_error *err)
 {
-	return dir == DIR_STAGING ? 0 : suspect(arg, dir, name, err);
+	return suspect(arg, dir, name, err);
 }
 
 _printf_(2, 3) static void report(struct checking *c, const char *fmt, ...)
@@ -168,6 +187,41 @@ static bool is_there(const struct checking *c, enum image_dir dir, const char *n
 	return faccessat(c->s->dirs[dir], name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* Since when something runs, as the clock on the wall has it; INT64_MAX: nothing does. */
+static int running_since(struct image_service *s, int64_t *ret, struct banger_error *err)
+{
+	_cleanup_free_ struct banger_op_record *ops = NULL;
+	int64_t since = INT64_MAX;
+	size_t n;
+
+	if (operations_running(s->deps.operations, &ops, &n) < 0)
+		return banger_error_oom(err);
+	for (size_t i = 0; i < n; i++)
+		if (ops[i].started_us < since)
+			since = ops[i].started_us;
+	*ret = since;
+	return 0;
+}
+
+/* Where the filesystem does not say when something was made, only a registry at rest is judged. */
+static int look_at_staged(struct checking *c, const char *name, struct banger_error *err)
+{
+	struct statx stx;
+	int64_t since = 0;
+
+	int r = running_since(c->s, &since, err);
+	if (r < 0)
+		return r;
+	if (statx(c->s->dirs[DIR_STAGING], name, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &stx) < 0)
+		return 0; /* gone meanwhile */
+	int64_t made = stx.stx_mask & STATX_BTIME
+			       ? stx.stx_btime.tv_sec * 1000000LL + stx.stx_btime.tv_nsec / 1000
+			       : INT64_MAX - 1;
+	if (made < since - TICK_US)
+		report(c, "staging/%s belongs to no operation that runs", name);
+	return 0;
+}
+
 /* Under the publication lock, so that row and directories are of one moment. */
 static int look_again(struct checking *c, const struct suspect *sus, struct banger_error *err)
 {
@@ -176,6 +230,8 @@ static int look_again(struct checking *c, const struct suspect *sus, struct bang
 	_cleanup_image_ struct banger_image image = {0};
 	struct banger_error none = {0};
 
+	if (sus->dir == DIR_STAGING)
+		return look_at_staged(c, sus->name, err);
 	int r = banger_id_valid(sus->name)
 			? store_image_by_id(c->s->deps.store, sus->name, &image, &none)
 			: -ENOENT;
@@ -190,7 +246,7 @@ static int look_again(struct checking *c, const struct suspect *sus, struct bang
 		return 0;
 	}
 	const char *what = banger_image_state_name(image.state);
-	if (wrong_files(c->s, &image))
+	if (lost_files(c->s, &image))
 		image_damage_note(c->s, image.id);
 	enum image_dir other = image.state == BANGER_DRAFT ? DIR_IMAGES : DIR_DRAFTS;
 	if (!is_there(c, (enum image_dir)image.state, image.id))

@@ -201,7 +201,8 @@ static int split_host(char *rest, struct pull_reference *r, struct banger_error 
 			int e = check_host(rest, err);
 			if (e < 0)
 				return e;
-			for (char *p = rest; *p; p++)
+			/* Its capitals may be all that makes it a host: they stay then. */
+			for (char *p = rest; strpbrk(rest, ".:") && *p; p++)
 				*p = tolower((unsigned char)*p);
 			host = strcmp(rest, "index.docker.io") == 0 ? host : rest;
 			path = slash + 1;

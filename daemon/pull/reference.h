@@ -19,7 +19,7 @@
 
 struct pull_reference {
 	bool layout;	  /* dir and tag; else a registry's */
-	char *host;	  /* "docker.io", "127.0.0.1:5000", "[::1]:5000"; as written, lower case */
+	char *host;	  /* "docker.io", "127.0.0.1:5000", "[::1]:5000"; lower case, but for one without '.' and ':' */
 	char *repository; /* "library/debian" */
 	char *tag;	  /* NULL: none was written beside a digest; a layout's only image */
 	char digest[PULL_DIGEST_MAX]; /* "": none */

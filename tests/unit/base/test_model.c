@@ -125,11 +125,23 @@ static void config(void **state)
 	assert_string_equal(conf,
 		"{\"cmd\":[\"/bin/"
 		"sh\"],\"labels\":{\"a\":\"b\"},\"env\":[\"A=1\"],\"user\":\"root\"}");
+	_cleanup_free_ char *k1 = NULL, *whole = NULL;
+	const char *run = "{\"exposed_ports\":[\"80/tcp\",\"53/udp\",\"65535/sctp\"],"
+			  "\"volumes\":[\"/data\"],\"stop_signal\":\"SIGRTMIN+3\"}";
+	_cleanup_json_ struct json_object *ports = json(run);
+	assert_int_equal(banger_image_config_parse(ports, &k1, &whole, &e), 0);
+	assert_string_equal(whole, run);
 	static const char *const bad[] = {"[]", "5", "{\"config\":[]}", "{\"config\":{\"x\":1}}",
 		"{\"env\":[\"novalue\"]}", "{\"env\":[\"=x\"]}", "{\"cmd\":\"sh\"}",
 		"{\"cmd\":[5]}", "{\"labels\":[]}", "{\"labels\":{\"a\":1}}", "{\"user\":5}",
 		"{\"working_dir\":\"rel\"}", "{\"kernel\":\"../x\"}", "{\"kernel\":4}",
-		"{\"user\":\"a\\u0000b\"}"};
+		"{\"user\":\"a\\u0000b\"}", "{\"exposed_ports\":{}}", "{\"exposed_ports\":[80]}",
+		"{\"exposed_ports\":[\"80\"]}", "{\"exposed_ports\":[\"0/tcp\"]}",
+		"{\"exposed_ports\":[\"65536/tcp\"]}", "{\"exposed_ports\":[\"080/tcp\"]}",
+		"{\"exposed_ports\":[\"80-90/tcp\"]}", "{\"exposed_ports\":[\"80/icmp\"]}",
+		"{\"volumes\":[\"data\"]}", "{\"volumes\":\"/data\"}", "{\"stop_signal\":15}",
+		"{\"stop_signal\":\"0\"}", "{\"stop_signal\":\"65\"}", "{\"stop_signal\":\"TERM\"}",
+		"{\"stop_signal\":\"SIG\"}", "{\"stop_signal\":\"SIGTERM;\"}"};
 	for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
 		_cleanup_json_ struct json_object *b = json(bad[i]);
 		char *k = NULL, *c = NULL;

@@ -7,6 +7,7 @@
  *	FETCHING  one of our threads is at it
  *	FOLLOWED  another pull is its writer; when that one gives up, it becomes QUEUED
  *	DONE      whole
+ *	REUSED    it was unpacked for another image (flat.h): no blob
  *	FAILED    error has why; the first failure ends the pull
  *
  * The threads take the lowest queued layer, because banger-unpack needs that one first. A layout's
@@ -28,7 +29,7 @@
 
 #define THREADS_MAX 64
 
-enum state { HELD, QUEUED, FETCHING, FOLLOWED, DONE, FAILED };
+enum state { REUSED, HELD, QUEUED, FETCHING, FOLLOWED, DONE, FAILED };
 
 struct layer {
 	const struct pull_descriptor *d;
@@ -47,7 +48,7 @@ struct layers {
 	pthread_t threads[THREADS_MAX];
 	size_t n_threads;
 	struct layer *list;
-	size_t n;
+	size_t n, reused;
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	bool over; /* the threads shall go */
@@ -142,6 +143,8 @@ static int open_layers(struct layers *l, struct banger_error *err)
 {
 	for (size_t i = 0; i < l->n; i++) {
 		l->list[i].d = &l->image->document.items[i];
+		if (i < l->reused)
+			continue;
 		int r = open_layer(l, &l->list[i], err);
 		if (r < 0) {
 			banger_error_prefix(
@@ -169,8 +172,8 @@ int layers_start(struct layers *l, struct banger_error *err)
 	return 0;
 }
 
-int layers_new(struct pull_engine *e, struct pull_image *image, int stop_fd, struct layers **ret,
-	struct banger_error *err)
+int layers_new(struct pull_engine *e, struct pull_image *image, size_t reused, int stop_fd,
+	struct layers **ret, struct banger_error *err)
 {
 	struct layers *l = calloc(1, sizeof(*l));
 	const char *op_id = banger_op_current();
@@ -181,6 +184,7 @@ int layers_new(struct pull_engine *e, struct pull_image *image, int stop_fd, str
 	l->image = image;
 	l->stop_fd = stop_fd;
 	l->n = image->n_layers;
+	l->reused = reused;
 	snprintf(l->op_id, sizeof(l->op_id), "%s", op_id ? op_id : "");
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->work, NULL);
@@ -309,7 +313,8 @@ static bool all_there(struct layers *l)
 	for (size_t k = 0; k < l->n; k++) {
 		if (l->list[k].state == FOLLOWED)
 			look_at_followed(l, &l->list[k]);
-		there = there && (l->list[k].state == HELD || l->list[k].state == DONE);
+		there = there && (l->list[k].state == REUSED || l->list[k].state == HELD ||
+					 l->list[k].state == DONE);
 	}
 	pthread_mutex_unlock(&l->lock);
 	return there;
@@ -348,7 +353,8 @@ int64_t layers_fetched(struct layers *l)
 
 void layers_progress(struct layers *l, struct pull_progress_layer *ret)
 {
-	static const enum pull_layer_state shown[] = {[HELD] = PULL_HELD,
+	static const enum pull_layer_state shown[] = {[REUSED] = PULL_REUSED,
+		[HELD] = PULL_HELD,
 		[QUEUED] = PULL_WAITING,
 		[FETCHING] = PULL_FETCHING,
 		[FOLLOWED] = PULL_FETCHING,

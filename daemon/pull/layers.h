@@ -11,9 +11,10 @@
 
 struct layers;
 
-/* Finds out what is held. image is borrowed. stop_fd: readable: the fetchers give up. */
-int layers_new(struct pull_engine *e, struct pull_image *image, int stop_fd, struct layers **ret,
-	struct banger_error *err);
+/* Finds out what is held. image is borrowed. The lowest `reused` layers are not wanted. stop_fd:
+ * readable: the fetchers give up. */
+int layers_new(struct pull_engine *e, struct pull_image *image, size_t reused, int stop_fd,
+	struct layers **ret, struct banger_error *err);
 /* Start to fetch the rest. */
 int layers_start(struct layers *l, struct banger_error *err);
 void layers_freep(struct layers **l); /* waits for the fetchers: make stop_fd readable before */

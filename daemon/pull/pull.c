@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <banger/log.h>
 #include "pull/engine.h"
+#include "pull/flat.h"
 #include "pull/layers.h"
 #include "pull/resolve.h"
 #include "unpack/run.h"
@@ -38,18 +39,32 @@ struct pull {
 	const struct pull_request *q;
 	struct pull_image image;
 	struct layers *layers;
-	int stop_fd;   /* eventfd: this pull is over */
-	int cancel_fd; /* epoll: readable when q->cancel_fd or stop_fd is */
+	struct flat_use use;     /* layers that need not be unpacked again */
+	struct flat_entry entry; /* what the next pull may reuse */
+	int stop_fd;             /* eventfd: this pull is over */
+	int cancel_fd;           /* epoll: readable when q->cancel_fd or stop_fd is */
 	struct pull_progress_layer *shown;
 	struct pull_progress progress;
 	int64_t told_us;
 };
 
-static void pull_done(struct pull *p)
+/* The fetchers are told to stop, and waited for. */
+static void end_attempt(struct pull *p)
 {
+	eventfd_t value;
+
 	if (p->stop_fd >= 0)
 		eventfd_write(p->stop_fd, 1);
 	layers_freep(&p->layers);
+	if (p->stop_fd >= 0)
+		(void)eventfd_read(p->stop_fd, &value);
+	flat_entry_done(&p->entry);
+	flat_use_done(&p->use);
+}
+
+static void pull_done(struct pull *p)
+{
+	end_attempt(p);
 	pull_image_done(&p->image);
 	free(p->shown);
 	banger_closep(&p->cancel_fd);
@@ -139,42 +154,63 @@ static void take_seed(const char *digest, uint8_t seed[32])
 	}
 }
 
-static int unpack(struct pull *p, struct pull_result *ret, struct banger_error *err)
+static struct unpack_layer *describe(struct pull *p)
 {
-	size_t n = p->image.n_layers;
-	_cleanup_free_ struct unpack_layer *list = calloc(n + 1, sizeof(*list));
+	struct unpack_layer *list = calloc(p->image.n_layers + 1, sizeof(*list));
+
+	for (size_t i = 0; list && i < p->image.n_layers; i++) {
+		layers_describe(p->layers, i, &list[i]);
+		if (i < p->use.n)
+			list[i].record_in_fd = p->use.record_fds[i];
+		else if (p->entry.dir_fd >= 0)
+			list[i].record_out_fd = p->entry.record_fds[i];
+	}
+	return list;
+}
+
+/* *ret_again: with nothing reused it may succeed. */
+static int unpack(
+	struct pull *p, struct pull_result *ret, bool *ret_again, struct banger_error *err)
+{
+	const struct banger_config *config = p->e->config;
+	_cleanup_free_ struct unpack_layer *list = describe(p);
+	struct unpack_failure failure = {0};
 	struct unpack_result result;
 	uint8_t seed[32];
 
 	if (!list)
 		return banger_error_oom(err);
-	for (size_t i = 0; i < n; i++)
-		layers_describe(p->layers, i, &list[i]);
 	take_seed(p->image.manifest, seed);
-	const struct banger_config *config = p->e->config;
 	const struct unpack_options o = {
 		.tar_fd = -1,
 		.layers = list,
-		.n_layers = n,
+		.n_layers = p->image.n_layers,
 		.notify_fd = layers_notify_fd(p->layers),
 		.available = on_available,
 		.mountpoints = true,
 		.out_fd = p->q->rootfs_fd,
-		.seed_fd = p->q->seed_fd,
-		.seed_path = p->image.config.home,
+		.from_fd = p->use.data_fd,
+		.keep_fd = p->entry.keep_fd,
+		.work_seed_fd = p->q->seed_fd,
+		.work_seed_path = p->image.config.home,
 		.cancel_fd = p->q->cancel_fd,
 		.headroom = config->headroom,
 		.headroom_percent = (int)config->headroom_percent,
 		.seed = seed,
 		.time = p->image.config.created > 0 ? p->image.config.created : 1,
 		.progress = on_unpacked,
+		.failure = &failure,
 		.arg = p,
 	};
 	int r = unpack_run(config, &o, &result, err);
+	*ret_again = r < 0 && failure.reuse;
 	if (r < 0)
 		return r;
 	ret->size = result.size;
 	ret->seed = p->q->seed_fd >= 0;
+	ret->reused = p->use.n;
+	if (!result.kept)
+		flat_entry_done(&p->entry);
 	return 0;
 }
 
@@ -195,20 +231,27 @@ static int fill_result(struct pull *p, struct pull_result *ret, struct banger_er
 	return 0;
 }
 
-static int run(struct pull *p, struct pull_result *ret, struct banger_error *err)
+/* Fetch and unpack, once. */
+static int attempt(struct pull *p, bool reuse, struct pull_result *ret, bool *ret_again,
+	struct banger_error *err)
 {
-	int r = make_fds(p, err);
+	const struct pull_image *i = &p->image;
+	int r = 0;
 
+	*ret_again = false;
+	if (reuse)
+		r = flat_find(p->e->flat, i->config.diff_ids, i->n_layers, &p->use, err);
 	if (r == 0)
-		r = resolve(p, err);
+		r = layers_new(p->e, &p->image, p->use.n, p->cancel_fd, &p->layers, err);
 	if (r == 0)
-		r = layers_new(p->e, &p->image, p->cancel_fd, &p->layers, err);
+		r = flat_begin(
+			p->e->flat, i->config.diff_ids, i->n_layers, &p->use, &p->entry, err);
 	if (r == 0)
 		r = layers_start(p->layers, err);
 	if (r < 0)
 		return r;
 	tell(p, "fetching", true);
-	r = unpack(p, ret, err);
+	r = unpack(p, ret, ret_again, err);
 	if (r < 0) {
 		/* A fetcher's failure, if there was one, is the cause of the other's. */
 		struct banger_error why = {0};
@@ -217,15 +260,56 @@ static int run(struct pull *p, struct pull_result *ret, struct banger_error *err
 		return r;
 	}
 	tell(p, "finishing", true);
-	r = layers_wait(p->layers, p->cancel_fd, err);
-	return r < 0 ? r : fill_result(p, ret, err);
+	return layers_wait(p->layers, p->cancel_fd, err);
+}
+
+/* For the next pull; this one has succeeded whatever becomes of it. */
+static void keep(struct pull *p)
+{
+	struct banger_error err = {0};
+
+	if (flat_commit(&p->entry, &err) < 0)
+		log_warn("what was unpacked is not kept for reuse", KV_ERR(&err));
+	end_attempt(p);
+	pull_engine_trim(p->e);
+}
+
+static int run(struct pull *p, struct pull_result *ret, struct banger_error *err)
+{
+	bool again = false;
+	int r = make_fds(p, err);
+
+	if (r == 0)
+		r = resolve(p, err);
+	if (r < 0)
+		return r;
+	r = attempt(p, true, ret, &again, err);
+	if (r < 0 && again) {
+		log_warn("layers that were unpacked before are of no use; unpacking them again",
+			KV_S("entry", p->use.chain), KV_ERR(err));
+		flat_forget(p->e->flat, p->use.chain);
+		end_attempt(p);
+		*err = (struct banger_error){0};
+		r = attempt(p, false, ret, &again, err);
+	}
+	if (r < 0)
+		return r;
+	r = fill_result(p, ret, err);
+	if (r == 0)
+		keep(p);
+	return r;
 }
 
 int pull_run(struct pull_engine *e, const struct pull_request *q, struct pull_result *ret,
 	struct banger_error *err)
 {
-	_cleanup_pull_ struct pull p = {
-		.e = e, .q = q, .stop_fd = -1, .cancel_fd = -1, .progress = {.digest = ""}};
+	_cleanup_pull_ struct pull p = {.e = e,
+		.q = q,
+		.use = FLAT_USE_NONE,
+		.entry = FLAT_ENTRY_NONE,
+		.stop_fd = -1,
+		.cancel_fd = -1,
+		.progress = {.digest = ""}};
 	struct pull_result result = {0};
 	int64_t started = banger_monotonic_us();
 	int r = run(&p, &result, err);

@@ -30,6 +30,9 @@ struct blobs *pull_engine_blobs(struct pull_engine *e);
 struct http *pull_engine_http(struct pull_engine *e);
 struct flat_cache *pull_engine_flat(struct pull_engine *e);
 
+/* Remove what was used least recently until the cache is no larger than configured. */
+void pull_engine_trim(struct pull_engine *e);
+
 enum pull_layer_state {
 	PULL_WAITING,
 	PULL_FETCHING,

@@ -52,6 +52,9 @@ bool blob_whole(const struct blob *b);
  * end and when it failed. Removed by its number. */
 int blob_notify(struct blob *b, int eventfd, struct banger_error *err);
 void blob_unnotify(struct blob *b, int eventfd);
+/* Changes when bytes that readers could have read were thrown away because they were wrong (they were
+ * left by an earlier run): who has read any begins again. */
+unsigned blob_generation(const struct blob *b);
 /* 0, or the failure of the writer, if it failed and nobody took over. */
 int blob_failure(const struct blob *b, struct banger_error *err);
 
@@ -59,11 +62,14 @@ int blob_failure(const struct blob *b, struct banger_error *err);
 int64_t blob_offset(const struct blob *b); /* where to go on; blob_begin() found it */
 /* Look at what is there already, with cancel_fd (-1: none) between pieces. */
 int blob_begin(struct blob *b, int cancel_fd, struct banger_error *err);
-/* Throw away what is there: the server cannot resume, or the content was wrong. */
+/* Throw away what is there: the content was wrong. (A server that cannot resume is no reason: the bytes
+ * that are there already are passed over, see fetch.c.) */
 int blob_restart(struct blob *b, struct banger_error *err);
 /* Append. TOO_LARGE when it would be more than size; NO_SPACE. Borrowed data of any length. */
 int blob_write(struct blob *b, const void *data, size_t len, struct banger_error *err);
-/* All is written: flush, compare size and digest (CORRUPT; the partial is removed), fdatasync, name it. */
+/* All is written: flush, compare size and digest, fdatasync, name it. INCOMPLETE: bytes are missing. CORRUPT:
+ * nothing is left of the partial. After a failure the caller is still the writer: blob_restart() or
+ * blob_abandon(). */
 int blob_finish(struct blob *b, struct banger_error *err);
 /* Give up: flush what there is, keep it as partial. why: what readers get. */
 void blob_abandon(struct blob *b, const struct banger_error *why);

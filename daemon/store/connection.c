@@ -289,6 +289,18 @@ static void shorten_log(struct store *s)
 	s->checkpoint_at = pages + STORE_WAL_PAGES_MAX;
 }
 
+/* Before the first count this adds to nothing that is ever read. */
+static void count_rows(const struct write *w)
+{
+	struct store *s = w->store;
+
+	for (int state = BANGER_DRAFT; state <= BANGER_PUBLISHED; state++)
+		if (w->images[state])
+			atomic_fetch_add(&s->images[state], w->images[state]);
+	if (w->kernels)
+		atomic_fetch_add(&s->kernels, w->kernels);
+}
+
 int write_commit(struct write *w, struct banger_error *err)
 {
 	FAULT_POINT("store.commit.before");
@@ -296,6 +308,7 @@ int write_commit(struct write *w, struct banger_error *err)
 	FAULT_POINT("store.commit.after");
 	if (r < 0)
 		return r; /* write_donep() rolls back */
+	count_rows(w);
 	shorten_log(w->store);
 	w->c = NULL;
 	return 0;

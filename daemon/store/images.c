@@ -205,6 +205,23 @@ static int put_image(struct write *w, enum store_statement which, const struct b
 	return 0;
 }
 
+/* Note that a row goes away from the state that it has. */
+static int leave_state(struct write *w, const char *id, struct banger_error *err)
+{
+	_cleanup_statement_ sqlite3_stmt *st = NULL;
+
+	int r = statement_get(w->c, STORE_IMAGE_STATE, &st, err);
+	if (r < 0)
+		return r;
+	bind_text(st, 1, id);
+	int rc = sqlite3_step(st);
+	if (rc == SQLITE_ROW)
+		w->images[sqlite3_column_int(st, 0) == BANGER_PUBLISHED]--;
+	return rc == SQLITE_ROW || rc == SQLITE_DONE
+		       ? 0
+		       : store_error(w->c->db, rc, err, "cannot read the image");
+}
+
 /* One row, its generation and its operation, in one transaction. */
 static int change_image(struct store *s, enum store_statement which, struct banger_image *image,
 	const struct banger_op_record *op, struct banger_error *err)
@@ -215,6 +232,9 @@ static int change_image(struct store *s, enum store_statement which, struct bang
 	int r = write_begin(s, &w, err);
 	if (r == 0)
 		r = write_generation(&w, &row.generation, err);
+	if (r == 0 && which == STORE_IMAGE_UPDATE)
+		r = leave_state(&w, row.id, err);
+	w.images[row.state]++;
 	if (r == 0)
 		r = put_image(&w, which, &row, err);
 	if (r == 0)
@@ -303,6 +323,8 @@ int store_image_delete(struct store *s, const char *id, const struct banger_op_r
 	int64_t generation = 0;
 
 	int r = write_begin(s, &w, err);
+	if (r == 0)
+		r = leave_state(&w, id, err);
 	if (r == 0)
 		r = statement_get(w.c, STORE_IMAGE_DELETE, &st, err);
 	if (r < 0)

@@ -39,6 +39,7 @@
 		"UPDATE registry SET generation = generation + 1 RETURNING generation")            \
 	X(COUNT, "SELECT (SELECT count(*) FROM images WHERE state = 1), "                          \
 		 "(SELECT count(*) FROM images WHERE state = 0), (SELECT count(*) FROM kernels)")  \
+	X(IMAGE_STATE, "SELECT state FROM images WHERE id = ?1")                                   \
 	X(IMAGE_BY_ID, "SELECT " IMAGE_COLUMNS " FROM images WHERE id = ?1")                       \
 	X(IMAGE_BY_NAME,                                                                           \
 		"SELECT " IMAGE_COLUMNS " FROM images WHERE state = ?2 AND name = ?1")             \
@@ -107,6 +108,9 @@ struct store {
 	struct store_connection *views[STORE_VIEWS_KEPT]; /* idle, for the next store_view_open() */
 	size_t n_views;
 	atomic_int wal_pages; /* length of the write-ahead log after the last commit */
+	/* How many rows there are, kept up to date by commits from the first store_count() on. */
+	atomic_int_least64_t images[2], kernels;
+	atomic_bool counted;
 	int checkpoint_at;    /* the length at which a commit makes a checkpoint itself; by write_lock */
 };
 
@@ -161,6 +165,7 @@ int prefix_collect(struct store_connection *c, enum store_statement which, const
 struct write {
 	struct store *store;
 	struct store_connection *c;
+	int images[2], kernels; /* by how many rows it changes what store_count() counts */
 };
 int write_begin(struct store *s, struct write *w, struct banger_error *err);
 int write_commit(struct write *w, struct banger_error *err);

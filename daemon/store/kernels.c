@@ -118,6 +118,7 @@ int store_kernel_insert(struct store *s, struct banger_kernel *k, const struct b
 		r = put_kernel(&w, &row, err);
 	if (r == 0)
 		r = write_op(&w, op, err);
+	w.kernels = 1;
 	if (r == 0)
 		r = write_commit(&w, err);
 	if (r == 0)
@@ -145,6 +146,7 @@ int store_kernel_delete(struct store *s, const char *id, const struct banger_op_
 		r = write_generation(&w, &generation, err);
 	if (r == 0)
 		r = write_op(&w, op, err);
+	w.kernels = -1;
 	if (r == 0)
 		r = write_commit(&w, err);
 	if (r == 0)

@@ -303,22 +303,35 @@ int store_generation(struct store *s, int64_t *ret, struct banger_error *err)
 	return 0;
 }
 
-int store_count(struct store *s, struct store_counts *ret, struct banger_error *err)
+/* With the writing lock, so that no commit is counted twice or not at all. */
+static int count_all(struct store *s, struct banger_error *err)
 {
-	_cleanup_read_ struct reading r = {0};
+	_cleanup_write_ struct write w = {0};
 	_cleanup_statement_ sqlite3_stmt *st = NULL;
 
-	int e = read_begin(s, &r, err);
+	int e = write_begin(s, &w, err);
 	if (e == 0)
-		e = statement_get(r.c, STORE_COUNT, &st, err);
+		e = statement_get(w.c, STORE_COUNT, &st, err);
 	if (e < 0)
 		return e;
 	int rc = sqlite3_step(st);
 	if (rc != SQLITE_ROW)
-		return store_error(r.c->db, rc, err, "cannot count the registry's images");
-	*ret = (struct store_counts){.images = sqlite3_column_int64(st, 0),
-		.drafts = sqlite3_column_int64(st, 1),
-		.kernels = sqlite3_column_int64(st, 2)};
+		return store_error(w.c->db, rc, err, "cannot count the registry's images");
+	atomic_store(&s->images[BANGER_PUBLISHED], sqlite3_column_int64(st, 0));
+	atomic_store(&s->images[BANGER_DRAFT], sqlite3_column_int64(st, 1));
+	atomic_store(&s->kernels, sqlite3_column_int64(st, 2));
+	atomic_store(&s->counted, true);
+	return 0;
+}
+
+int store_count(struct store *s, struct store_counts *ret, struct banger_error *err)
+{
+	int e = atomic_load(&s->counted) ? 0 : count_all(s, err);
+	if (e < 0)
+		return e;
+	*ret = (struct store_counts){.images = atomic_load(&s->images[BANGER_PUBLISHED]),
+		.drafts = atomic_load(&s->images[BANGER_DRAFT]),
+		.kernels = atomic_load(&s->kernels)};
 	return 0;
 }
 

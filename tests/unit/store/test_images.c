@@ -154,6 +154,42 @@ static void names_are_unique_in_a_state(void **state)
 	assert_int_equal(store_image_insert(f->store, &b, NULL, &err), -EEXIST);
 }
 
+static void expect_count(struct fixture *f, int drafts, int images)
+{
+	struct banger_error err = {0};
+	struct store_counts n;
+
+	assert_ok(store_count(f->store, &n, &err), err);
+	assert_int_equal(n.drafts, drafts);
+	assert_int_equal(n.images, images);
+	assert_int_equal(n.kernels, 0);
+}
+
+/* Counted once, and then kept up to date by what is committed and by nothing else. */
+static void counts(void **state)
+{
+	struct fixture *f = *state;
+	struct banger_error err = {0};
+	struct banger_image a = add(f, "a", false), b = add(f, "b", false), c = make_draft("a");
+	int64_t g;
+
+	expect_count(f, 2, 0);
+	publish(&a);
+	assert_ok(store_image_update(f->store, &a, NULL, &err), err);
+	expect_count(f, 1, 1);
+	strcpy(b.name, "b-1");
+	assert_ok(store_image_update(f->store, &b, NULL, &err), err);
+	strcpy(c.name, "b-1");
+	assert_int_equal(store_image_insert(f->store, &c, NULL, &err), -EEXIST);
+	assert_int_equal(store_image_update(f->store, &c, NULL, &err), -ENOENT);
+	assert_int_equal(store_image_delete(f->store, c.id, NULL, &g, &err), -ENOENT);
+	expect_count(f, 1, 1);
+	assert_ok(store_image_delete(f->store, a.id, NULL, &g, &err), err);
+	expect_count(f, 1, 0);
+	assert_ok(store_image_delete(f->store, b.id, NULL, &g, &err), err);
+	expect_count(f, 0, 0);
+}
+
 static void promotes_renames_deletes(void **state)
 {
 	struct fixture *f = *state;
@@ -413,7 +449,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 		T(keeps_every_field), T(finds), T(one_name_in_both_states_is_ambiguous),
 		T(names_go_before_ids), T(names_are_unique_in_a_state), T(promotes_renames_deletes),
-		T(will_not_publish_half_an_image), T(swaps), T(records_with_the_change),
+		T(counts), T(will_not_publish_half_an_image), T(swaps), T(records_with_the_change),
 		T(a_view_stands_still), T(a_view_walks_in_order), T(many_views_at_once), T(kernels),
 		T(one_of_many_writers_wins)};
 

@@ -108,6 +108,14 @@ int image_service_import(struct image_service *s, struct operation *op, const st
 int image_service_pull(struct image_service *s, struct operation *op, const struct image_pull *in, struct banger_image *ret, struct banger_error *err);
 int image_service_configure(struct image_service *s, struct operation *op, const char *draft, struct json_object *document, struct banger_image *ret, struct banger_error *err);
 
+/* A published image as a bundle (pull/bundle.h) into fd: a new file, or a pipe. */
+struct image_exported {
+	struct banger_image image;
+	int64_t size;	 /* of the bundle, */
+	char digest[144]; /* and its digest, as a catalog wants them */
+};
+int image_service_export(struct image_service *s, struct operation *op, const char *image, int fd, struct image_exported *ret, struct banger_error *err);
+
 struct image_verdict {
 	struct banger_image image;
 	char digest[72];

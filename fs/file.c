@@ -66,37 +66,47 @@ int disk_handle_new(struct fs *fs, uint64_t node, int fd, bool writable, uint64_
 }
 
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17) && BANGER_PASSTHROUGH
+/* Under the lock of the files. The kernel takes backing files only from who may mount, and not from
+ * every filesystem: what it refuses once it will refuse again. */
 static int attach(void *arg, int fd)
 {
-	return fuse_passthrough_open(arg, fd);
+	struct fs *fs = fuse_req_userdata(arg);
+	int id = atomic_load(&fs->passthrough) ? fuse_passthrough_open(arg, fd) : 0;
+
+	if (id <= 0 && atomic_exchange(&fs->passthrough, false))
+		log_info("published files are read through bangerfs: the kernel does not take them "
+			 "for passthrough");
+	return id > 0 ? id : 0;
 }
 
-static void pass_open(
-	struct fs *fs, fuse_req_t req, struct disk_handle *h, struct fuse_file_info *fi)
+/* Before the handle is told of: its own is not one of the others that the kernel minds. */
+static int pass_open(
+	struct fs *fs, fuse_req_t req, uint64_t node, int fd, struct fuse_file_info *fi)
 {
-	if (!fs->passthrough)
-		return;
-	h->backing_id = files_pass_open(fs->files, h->open.node, attach, req, h->open.fd);
-	if (h->backing_id > 0) {
-		fi->backing_id = h->backing_id;
+	int id = files_pass_open(fs->files, node, attach, req, fd);
+
+	if (id > 0) {
+		fi->backing_id = id;
 		fi->keep_cache = 0;
 	}
+	return id;
 }
 
-static void pass_close(struct fs *fs, fuse_req_t req, struct disk_handle *h)
+static void pass_close(struct fs *fs, fuse_req_t req, uint64_t node, int backing_id)
 {
-	int id = h->backing_id > 0 ? files_pass_close(fs->files, h->open.node) : 0;
+	int id = backing_id > 0 ? files_pass_close(fs->files, node) : 0;
 
 	if (id > 0 && req)
 		fuse_passthrough_close(req, id);
 }
 #else
-static void pass_open(
-	struct fs *fs, fuse_req_t req, struct disk_handle *h, struct fuse_file_info *fi)
+static int pass_open(
+	struct fs *fs, fuse_req_t req, uint64_t node, int fd, struct fuse_file_info *fi)
 {
+	return 0;
 }
 
-static void pass_close(struct fs *fs, fuse_req_t req, struct disk_handle *h)
+static void pass_close(struct fs *fs, fuse_req_t req, uint64_t node, int backing_id)
 {
 }
 #endif
@@ -143,7 +153,7 @@ static void close_disk(struct fs *fs, fuse_req_t req, struct disk_handle *d)
 {
 	struct stat st;
 
-	pass_close(fs, req, d);
+	pass_close(fs, req, d->open.node, d->backing_id);
 	files_closed(fs->files, &d->open);
 	if (d->writable || (fstat(d->open.fd, &st) == 0 && st.st_nlink == 0)) {
 		LOOP_MAY_WAIT();
@@ -246,16 +256,20 @@ static int open_disk(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 		return -errno;
 	if (d.draft && !file_permits(req, &st, R_OK))
 		return -EACCES;
+	int backing_id = 0;
+	if (!d.draft) {
+		fi->keep_cache = files_keep_cache(fs->files, ino);
+		backing_id = pass_open(fs, req, ino, fd, fi);
+	}
 	r = disk_handle_new(fs, ino, fd, false, 0, &h);
-	if (r < 0)
+	if (r < 0) {
+		pass_close(fs, req, ino, backing_id);
 		return r;
+	}
+	h->backing_id = backing_id;
 	TAKE_FD(fd);
 	handle_give(fs, &h->h, fi);
 	fi->noflush = 1;
-	if (d.draft)
-		return 0;
-	fi->keep_cache = files_keep_cache(fs->files, ino);
-	pass_open(fs, req, h, fi);
 	return 0;
 }
 

@@ -67,9 +67,10 @@ int files_statx_open(struct files *f, uint64_t node, struct statx *ret);
 bool files_keep_cache(struct files *f, uint64_t node);
 
 /* How a published file is to be opened. The kernel wants all opens of an inode to be of one sort,
- * and all that pass through to share one backing id. *backing_id > 0 to use this one; 0: ask
- * `attach` for one (called under the lock; it returns 0 if the kernel does not want it).
- * files_pass_close() tells when the last is closed: the id to detach, or 0. */
+ * and all that pass through to share one backing id. Returns the one to use (`attach` is asked for
+ * the first, under the lock; it returns 0 if the kernel does not want it), or 0: through the page
+ * cache. To be called before files_opened() of the handle itself. files_pass_close() tells when the
+ * last is closed: the id to detach, or 0. */
 int files_pass_open(
 	struct files *f, uint64_t node, int (*attach)(void *arg, int fd), void *arg, int fd);
 int files_pass_close(struct files *f, uint64_t node);

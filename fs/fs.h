@@ -59,8 +59,8 @@ struct fs {
 	uid_t uid; /* owner of what is shown, and who may change it beside root */
 	gid_t gid;
 	struct timespec started;
-	bool passthrough;     /* the kernel agreed to it */
-	pthread_mutex_t lock; /* of what is below; innermost */
+	atomic_bool passthrough; /* the kernel agreed to it, and has not refused a file yet */
+	pthread_mutex_t lock;    /* of what is below; innermost */
 	struct directories *directories;
 	char *rootfs_link; /* NULL: rootfs/ is a directory */
 	struct handle *handles;

@@ -48,8 +48,6 @@ static void do_not_want(struct fuse_conn_info *conn, unsigned flag)
 
 static void ops_init(void *userdata, struct fuse_conn_info *conn)
 {
-	struct fs *fs = userdata;
-
 	want(conn, FUSE_CAP_READDIRPLUS);
 	want(conn, FUSE_CAP_READDIRPLUS_AUTO);
 	want(conn, FUSE_CAP_PARALLEL_DIROPS);
@@ -63,11 +61,8 @@ static void ops_init(void *userdata, struct fuse_conn_info *conn)
 	do_not_want(conn, FUSE_CAP_SPLICE_WRITE);
 	do_not_want(conn, FUSE_CAP_SPLICE_MOVE);
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17) && BANGER_PASSTHROUGH
-	/* The kernel takes backing files only from who may mount. */
-	if (fs->passthrough)
-		fs->passthrough = fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH);
-#else
-	fs->passthrough = false;
+	struct fs *fs = userdata;
+	atomic_store(&fs->passthrough, fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH));
 #endif
 	conn->max_write = FS_BUFFER;
 	conn->max_read = FS_BUFFER;

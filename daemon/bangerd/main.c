@@ -19,8 +19,11 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include "api/api.h"
+#include "api/jobs.h"
+#include "api/pull.h"
 #include "image/service.h"
 #include "kernel/service.h"
+#include "pull/pull.h"
 #include "rpc/server.h"
 #include "unpack/flatten.h"
 #include "vm/service.h"
@@ -143,6 +146,26 @@ static int flatten_tar(void *arg, struct operation *op, int tar_fd, int out_fd, 
 	return unpack_flatten(&d->config, operation_cancel_fd(op), tar_fd, out_fd, size, err);
 }
 
+static int pull_and_flatten(void *arg, struct operation *op, const struct image_pull *in,
+	int rootfs_fd, int seed_fd, struct image_pulled *ret, struct banger_error *err)
+{
+	struct daemon *d = arg;
+
+	return api_pull_and_flatten(d->api.pulls, op, in, rootfs_fd, seed_fd, ret, err);
+}
+
+static int find_kernel(
+	void *arg, const char *word, char ret[BANGER_NAME_MAX + 1], struct banger_error *err)
+{
+	struct daemon *d = arg;
+	_cleanup_kernel_ struct banger_kernel kernel = {0};
+
+	int r = kernel_service_find(d->api.kernels, word, &kernel, err);
+	if (r == 0)
+		strcpy(ret, kernel.name);
+	return r;
+}
+
 static int image_in_use(void *arg, const char *id, struct banger_error *err)
 {
 	struct daemon *d = arg;
@@ -167,10 +190,14 @@ static int make_services(struct daemon *d, struct banger_error *err)
 		.hub = a->hub,
 		.state_dir_fd = d->state_dir_fd,
 		.arg = d,
+		.pull_and_flatten = pull_and_flatten,
+		.find_kernel = find_kernel,
 		.flatten_tar = flatten_tar,
 		.in_use = image_in_use,
 	};
-	int r = kernel_service_new(&kernels, &a->kernels, err);
+	int r = pull_engine_new(&d->config, d->state_dir_fd, &a->pulls, err);
+	if (r == 0)
+		r = kernel_service_new(&kernels, &a->kernels, err);
 	if (r == 0)
 		r = image_service_new(&images, &a->images, err);
 	if (r < 0)
@@ -204,7 +231,7 @@ static int recover(struct daemon *d, struct banger_error *err)
 static int join_methods(struct daemon *d, struct banger_error *err)
 {
 	static const struct rpc_method *const tables[] = {api_daemon_methods, api_op_methods,
-		api_image_methods, api_draft_methods, api_kernel_methods, api_vm_methods};
+		api_image_methods, api_pull_methods, api_draft_methods, api_kernel_methods, api_vm_methods};
 	size_t n = 0;
 
 	for (size_t i = 0; i < ELEMENTSOF(tables); i++)
@@ -232,6 +259,8 @@ static int make(struct daemon *d, struct banger_error *err)
 		r = banger_error_oom(err);
 	if (r == 0)
 		r = operations_new(a->store, a->hub, d->config.ops_kept, &a->operations, err);
+	if (r == 0 && jobs_new(&a->jobs) < 0)
+		r = banger_error_oom(err);
 	if (r == 0)
 		r = make_services(d, err);
 	if (r == 0)
@@ -255,9 +284,11 @@ static void unmake(struct daemon *d)
 {
 	struct api *a = &d->api;
 
+	jobs_freep(&a->jobs);
 	rpc_server_freep(&a->server);
 	vm_service_freep(&a->vms);
 	image_service_freep(&a->images);
+	pull_engine_freep(&a->pulls);
 	kernel_service_freep(&a->kernels);
 	operations_freep(&a->operations);
 	publication_lock_freep(&a->publication);

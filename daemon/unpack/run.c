@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <banger/log.h>
 #include <banger/wire.h>
+#include "unpack/feed.h"
 #include "unpack/flatten.h"
 #include "unpack/program/protocol.h"
 
@@ -27,6 +28,9 @@
 #define STALL_MS 300000
 #define HEADROOM (INT64_C(64) << 20)
 #define HEADROOM_PERCENT 10
+#define UNPACKED_MAX (INT64_C(1) << 40)
+#define HOME "/root"
+#define HOME_HEADROOM (INT64_C(1) << 30)
 #define FD_ABOVE 16 /* out of the way of the numbers that the program's descriptors get */
 #define END_MS 10000
 
@@ -34,12 +38,15 @@ struct child {
 	pid_t pid;
 	int pidfd;
 	int status_fd; /* its lines */
+	struct feed feed;
 	char line[UNPACK_LINE_MAX];
 	size_t len;
 	struct unpack_progress progress;
 	struct json_object *result;
 	struct banger_error error; /* that it reported */
 	bool has_error;
+	bool reuse;    /* of the error: because of what was reused */
+	int64_t layer; /* of the error; -1 */
 };
 
 /* Kills what still runs and waits for it. */
@@ -52,11 +59,41 @@ static void child_done(struct child *c)
 	}
 	banger_closep(&c->pidfd);
 	banger_closep(&c->status_fd);
+	feed_done(&c->feed);
 	banger_json_putp(&c->result);
 }
 #define _cleanup_child_ _cleanup_(child_done)
 
 /* ---- starting */
+
+static bool is_fd(int fd)
+{
+	return fd > 0;
+}
+
+static int add_home(struct json_object *j, const struct unpack_options *o)
+{
+	_cleanup_json_ struct json_object *home = json_object_new_object();
+
+	if (!home ||
+		banger_json_add_str(home, "path", o->work_seed_path ? o->work_seed_path : HOME) <
+			0 ||
+		banger_json_add_int(home, "size", o->work_seed_size) < 0 ||
+		banger_json_add_int(home, "headroom", HOME_HEADROOM) < 0)
+		return -ENOMEM;
+	return banger_json_add(j, "home", TAKE_PTR(home));
+}
+
+static int add_layers(struct json_object *j, const struct unpack_options *o)
+{
+	if (banger_json_add_int(j, "layers", o->n_layers) < 0 ||
+		banger_json_add_int(j, "replay", feed_replayed(o)) < 0 ||
+		banger_json_add_int(
+			j, "unpacked", o->unpacked_max > 0 ? o->unpacked_max : UNPACKED_MAX) < 0 ||
+		banger_json_add_bool(j, "keep", is_fd(o->keep_fd)) < 0)
+		return -ENOMEM;
+	return 0;
+}
 
 static struct json_object *options_json(const struct unpack_options *o)
 {
@@ -80,12 +117,19 @@ static struct json_object *options_json(const struct unpack_options *o)
 			return NULL;
 	for (int i = 0; o->seed && i < 32; i++)
 		snprintf(seed + 2 * i, 3, "%02x", o->seed[i]);
-	return banger_json_add_str(j, "seed", o->seed ? seed : NULL) < 0 ? NULL : TAKE_PTR(j);
+	if (banger_json_add_str(j, "seed", o->seed ? seed : NULL) < 0 ||
+		banger_json_add_bool(j, "mountpoints", o->mountpoints) < 0 ||
+		(o->n_layers > 0 && add_layers(j, o) < 0) ||
+		(is_fd(o->work_seed_fd) && add_home(j, o) < 0))
+		return NULL;
+	return TAKE_PTR(j);
 }
 
-/* Descriptors high up, then down to their places, so that none of the three is in another's place.
- */
-static int spawn_with(const char *program, const char *argument, const int fds[3], pid_t *ret)
+#define N_FDS (UNPACK_FD_END - UNPACK_FD_TAR)
+
+/* Descriptors high up, then down to their places, so that none of them is in another's place. -1:
+ * the program has none there. */
+static int spawn_with(const char *program, const char *argument, const int fds[N_FDS], pid_t *ret)
 {
 	char *argv[] = {(char *)"banger-unpack", (char *)argument, NULL};
 	char op[64], level[64], *envp[5] = {NULL};
@@ -120,8 +164,10 @@ static int spawn_with(const char *program, const char *argument, const int fds[3
 		e = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
 	if (!e)
 		e = posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-	for (int i = 0; i < 3 && !e; i++)
-		e = posix_spawn_file_actions_adddup2(&actions, fds[i], UNPACK_FD_TAR + i);
+	for (int i = 0; i < N_FDS && !e; i++)
+		e = fds[i] >= 0
+			    ? posix_spawn_file_actions_adddup2(&actions, fds[i], UNPACK_FD_TAR + i)
+			    : posix_spawn_file_actions_addclose(&actions, UNPACK_FD_TAR + i);
 	if (!e)
 		e = posix_spawn_file_actions_addclosefrom_np(&actions, UNPACK_FD_END);
 	if (!e)
@@ -131,26 +177,65 @@ static int spawn_with(const char *program, const char *argument, const int fds[3
 	return -e;
 }
 
+static int duplicate(int fd, int *ret, struct banger_error *err)
+{
+	*ret = fcntl(fd, F_DUPFD_CLOEXEC, FD_ABOVE);
+	return *ret < 0 ? banger_error_set_errno(err, errno, "cannot hand over descriptors") : 0;
+}
+
+struct fds {
+	int at[N_FDS];
+};
+
+static void fds_done(struct fds *f)
+{
+	for (int i = 0; i < N_FDS; i++)
+		banger_closep(&f->at[i]);
+}
+
+/* Takes input and status, which are the program's ends. */
+static int gather_fds(const struct unpack_options *o, int input, int status, struct fds *ret,
+	struct banger_error *err)
+{
+	_cleanup_close_ int own_input = input, own_status = status;
+	const struct {
+		int place, fd;
+		bool always;
+	} given[] = {{UNPACK_FD_TAR, own_input >= 0 ? own_input : o->tar_fd, true},
+		{UNPACK_FD_IMAGE, o->out_fd, true}, {UNPACK_FD_STATUS, own_status, true},
+		{UNPACK_FD_HOME, o->work_seed_fd, false}, {UNPACK_FD_KEEP, o->keep_fd, false},
+		{UNPACK_FD_FROM, o->from_fd, false}};
+	int r = 0;
+
+	for (size_t i = 0; i < ELEMENTSOF(given) && r == 0; i++)
+		if (given[i].always || is_fd(given[i].fd))
+			r = duplicate(given[i].fd, &ret->at[given[i].place - UNPACK_FD_TAR], err);
+	return r;
+}
+
 static int child_start(struct child *c, const char *program, const struct unpack_options *o,
 	struct banger_error *err)
 {
 	_cleanup_json_ struct json_object *options = options_json(o);
-	_cleanup_close_ int tar = -1, out = -1, status = -1;
-	int ends[2];
+	_cleanup_(fds_done) struct fds fds = {{-1, -1, -1, -1, -1, -1}};
+	int input = -1, ends[2];
 
 	if (!options)
 		return banger_error_oom(err);
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return banger_error_set_errno(err, errno, "cannot make a pipe");
+	int r = o->n_layers > 0 ? feed_init(&c->feed, o, &input, err) : 0;
+	if (r < 0)
+		return r;
+	if (pipe2(ends, O_CLOEXEC) < 0) {
+		r = banger_error_set_errno(err, errno, "cannot make a pipe");
+		banger_closep(&input);
+		return r;
+	}
 	c->status_fd = ends[0];
-	status = fcntl(ends[1], F_DUPFD_CLOEXEC, FD_ABOVE);
-	close(ends[1]);
-	tar = fcntl(o->tar_fd, F_DUPFD_CLOEXEC, FD_ABOVE);
-	out = fcntl(o->out_fd, F_DUPFD_CLOEXEC, FD_ABOVE);
-	if (status < 0 || tar < 0 || out < 0)
-		return banger_error_set_errno(err, errno, "cannot hand over descriptors");
-	int r = spawn_with(program, json_object_to_json_string_ext(options, JSON_C_TO_STRING_PLAIN),
-		(const int[]){tar, out, status}, &c->pid);
+	r = gather_fds(o, input, ends[1], &fds, err);
+	if (r < 0)
+		return r;
+	r = spawn_with(program, json_object_to_json_string_ext(options, JSON_C_TO_STRING_PLAIN),
+		fds.at, &c->pid);
 	if (r < 0) {
 		c->pid = 0;
 		return banger_error_set_errno(err, r, "cannot start %s", program);
@@ -164,7 +249,8 @@ static int child_start(struct child *c, const char *program, const struct unpack
 /* Takes one line. Returns true when it tells of progress. */
 static bool take_progress(struct child *c, const struct unpack_options *o, struct json_object *j)
 {
-	const struct unpack_progress now = {.read = banger_json_int(j, "read", 0),
+	const struct unpack_progress now = {.layer = banger_json_int(j, "layer", 0),
+		.read = banger_json_int(j, "read", 0),
 		.members = banger_json_int(j, "members", 0),
 		.content = banger_json_int(j, "content", 0)};
 	bool moved = memcmp(&now, &c->progress, sizeof(now)) != 0;
@@ -201,6 +287,8 @@ static bool take_line(struct child *c, const struct unpack_options *o, const cha
 		enum banger_code known = banger_code_from_name(code ? code : "");
 		banger_error_set(&c->error, known == BANGER_OK ? BANGER_INTERNAL : known, "%s",
 			message ? message : "no reason was given");
+		c->reuse = banger_json_bool(part, "reuse", false);
+		c->layer = banger_json_int(part, "layer", -1);
 		c->has_error = true;
 	}
 	return false;
@@ -227,30 +315,47 @@ static int child_read(struct child *c, const struct unpack_options *o, bool *mov
 	return c->len < sizeof(c->line) ? 1 : -EPROTO;
 }
 
+static int stalled(const struct child *c, int64_t stall_us, struct banger_error *err)
+{
+	return banger_error_set(err, BANGER_TIMEOUT,
+		"unpacking made no progress for %lld s, after %lld bytes and %lld members of the "
+		"archive",
+		(long long)(stall_us / 1000000), (long long)c->progress.read,
+		(long long)c->progress.members);
+}
+
+/* Until the program has closed its side. Waiting for input is no standing still. */
 static int child_listen(struct child *c, const struct unpack_options *o, struct banger_error *err)
 {
 	int64_t stall_us = (o->stall_ms > 0 ? o->stall_ms : STALL_MS) * INT64_C(1000);
 	int64_t last = banger_monotonic_us();
 
 	for (;;) {
-		struct pollfd p[2] = {{.fd = c->status_fd, .events = POLLIN},
-			{.fd = o->cancel_fd, .events = POLLIN}};
-		int64_t left = last + stall_us - banger_monotonic_us();
-		bool moved = false;
-		int n = left > 0 ? poll(p, 2, (left + 999) / 1000) : 0;
+		struct pollfd p[4] = {{.fd = c->status_fd, .events = POLLIN},
+			{.fd = o->cancel_fd, .events = POLLIN},
+			{.fd = c->feed.fd, .events = feed_events(&c->feed)},
+			{.fd = feed_notify_fd(&c->feed), .events = POLLIN}};
+		bool moved = feed_starved(&c->feed);
+		int64_t now = banger_monotonic_us();
+		if (moved)
+			last = now;
+		int64_t left = last + stall_us - now;
+		int n = left <= 0 ? 0 : poll(p, 4, moved ? -1 : (left + 999) / 1000), r = 0;
 		if (n < 0 && errno != EINTR)
 			return banger_error_set_errno(err, errno, "cannot wait for banger-unpack");
 		if (n < 0)
 			continue;
 		if (n == 0)
-			return banger_error_set(err, BANGER_TIMEOUT,
-				"unpacking made no progress for %lld s, after %lld bytes and %lld "
-				"members of the archive",
-				(long long)(stall_us / 1000000), (long long)c->progress.read,
-				(long long)c->progress.members);
+			return stalled(c, stall_us, err);
 		if (p[1].revents)
 			return banger_error_set(err, BANGER_CANCELLED, "unpacking was cancelled");
-		n = child_read(c, o, &moved);
+		if (p[3].revents)
+			r = feed_notified(&c->feed, err);
+		if (r == 0 && p[2].revents)
+			r = feed_socket(&c->feed, err);
+		if (r < 0)
+			return r;
+		n = p[0].revents ? child_read(c, o, &moved) : 1;
 		if (n == 0)
 			return 0;
 		if (n < 0)
@@ -305,6 +410,7 @@ static int killed(int signum, const struct unpack_options *o, struct banger_erro
 static void copy_result(struct json_object *j, struct unpack_result *ret)
 {
 	const char *uuid = banger_json_str(j, "uuid");
+	struct json_object *home = member(j, "home");
 
 	*ret = (struct unpack_result){.size = banger_json_int(j, "size", 0),
 		.used = banger_json_int(j, "used", 0),
@@ -313,7 +419,11 @@ static void copy_result(struct json_object *j, struct unpack_result *ret)
 		.inodes = banger_json_int(j, "inodes", 0),
 		.members = banger_json_int(j, "members", 0),
 		.ignored_xattrs = banger_json_int(j, "ignored_xattrs", 0),
-		.read = banger_json_int(j, "read", 0)};
+		.read = banger_json_int(j, "read", 0),
+		.kept = banger_json_bool(j, "kept", false),
+		.shared = banger_json_bool(j, "shared", false),
+		.work_seed_size = home ? banger_json_int(home, "size", 0) : 0,
+		.work_seed_inodes = home ? banger_json_int(home, "inodes", 0) : 0};
 	snprintf(ret->uuid, sizeof(ret->uuid), "%s", uuid ? uuid : "");
 }
 
@@ -333,24 +443,53 @@ static int conclude(struct child *c, const struct unpack_options *o, struct unpa
 	return 0;
 }
 
+/* What the program could not say itself: which layer it was at. */
+static void name_layer(
+	const struct child *c, const struct unpack_options *o, int r, struct banger_error *err)
+{
+	if (!c->feed.any || c->has_error || r == -ECANCELED)
+		return;
+	const char *digest = o->layers[c->feed.layer].digest;
+	banger_error_prefix(err, "layer %u of %zu%s%s%s", c->feed.layer + 1, o->n_layers,
+		digest ? " (" : "", digest ? digest : "", digest ? ")" : "");
+}
+
+static int run(struct child *c, const char *program, const struct unpack_options *o,
+	struct unpack_result *ret, struct banger_error *err)
+{
+	int r = child_start(c, program, o, err);
+
+	if (r == 0)
+		r = child_listen(c, o, err);
+	if (r == 0)
+		r = conclude(c, o, ret, err);
+	if (r == 0)
+		return 0;
+	name_layer(c, o, r, err);
+	if (o->failure)
+		*o->failure = (struct unpack_failure){.reuse = c->reuse,
+			.layer = c->has_error  ? c->layer
+				 : c->feed.any ? (int64_t)c->feed.layer
+					       : -1};
+	return r;
+}
+
 int unpack_run(const struct banger_config *config, const struct unpack_options *o,
 	struct unpack_result *ret, struct banger_error *err)
 {
 	_cleanup_free_ char *program = NULL;
-	_cleanup_child_ struct child c = {.pidfd = -1, .status_fd = -1};
+	_cleanup_child_ struct child c = {
+		.pidfd = -1, .status_fd = -1, .layer = -1, .feed = {.fd = -1}};
 	struct unpack_result result;
 	int64_t started = banger_monotonic_us();
 	int r = banger_config_program(config, "banger-unpack", &program, err);
 
 	if (r == 0)
-		r = child_start(&c, program, o, err);
-	if (r == 0)
-		r = child_listen(&c, o, err);
-	if (r == 0)
-		r = conclude(&c, o, &result, err);
+		r = run(&c, program, o, &result, err);
 	if (r < 0)
 		return r;
-	log_info("archive unpacked", KV_I("size", result.size), KV_I("content", result.content),
+	log_info(o->n_layers > 0 ? "layers unpacked" : "archive unpacked",
+		KV_I("size", result.size), KV_I("content", result.content),
 		KV_I("inodes", result.inodes), KV_I("read", result.read),
 		KV_D("elapsed_ms", (double)(banger_monotonic_us() - started) / 1000));
 	if (result.ignored_xattrs > 0)

@@ -19,17 +19,19 @@ static int unpack(int tar_fd, int image_fd, struct banger_error *err)
 {
 	const struct ext4_builder_options o = {
 		.fd = image_fd, .headroom_bytes = 1 << 20, .headroom_percent = 1, .time = 1};
-	const struct layer_options lo = {.time = 1};
+	const struct layer_options lo = {0};
+	const struct stream_blob *blob;
 	_cleanup_stream_ struct stream *stream = NULL;
 	_cleanup_tar_ struct tar_reader *tar = NULL;
 	_cleanup_ext4_builder_ struct ext4_builder *b = NULL;
 	struct ext4_builder_result result;
 	struct layer_counts counts = {0};
 
-	MUST(stream_new(tar_fd, &stream, err) == 0);
-	MUST(tar_new(stream, &tar, err) == 0);
+	MUST(stream_new_fd(tar_fd, &stream, err) == 0);
+	MUST(tar_new(stream, false, &tar, err) == 0);
 	MUST(ext4_builder_new(&o, &b, err) == 0);
 	stream_start(stream);
+	MUST(stream_begin(stream, &blob, err) == 1);
 	int r = layer_apply(tar, b, &lo, &counts, err);
 	return r < 0 ? r : ext4_builder_finish(b, &result, err);
 }

@@ -95,6 +95,9 @@ const char *ext4_builder_target(const struct ext4_builder *b, ext4_node node, si
 /* A new node under a new name. The name must not exist (EXISTS), be 1 to 255 bytes (NAME_TOO_LONG),
  * and have no '/' or NUL and not be "." or ".." (BAD_REQUEST). target: of a symlink, 1 to 4095
  * bytes. */
+/* A directory that nobody described: root's, 0755, of the builder's time. */
+int ext4_builder_add_implied(struct ext4_builder *b, ext4_node dir, const char *name,
+	size_t name_len, ext4_node *ret, struct banger_error *err);
 int ext4_builder_add(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
 	const struct ext4_attr *attr, const char *target, size_t target_len, ext4_node *ret,
 	struct banger_error *err);
@@ -106,6 +109,18 @@ int ext4_builder_remove(struct ext4_builder *b, ext4_node dir, const char *name,
 	struct banger_error *err);
 /* Replaces owner, permissions and times; the type stays. */
 void ext4_builder_set_attr(struct ext4_builder *b, ext4_node node, const struct ext4_attr *attr);
+
+/* ---- layers: what was there when one began is "lower" to it */
+
+/* The next layer begins. What is added before the first call belongs to a layer of its own. */
+void ext4_builder_begin_layer(struct ext4_builder *b);
+/* The layer described this directory, so it is no longer only a lower one's. */
+void ext4_builder_touch(struct ext4_builder *b, ext4_node dir);
+/* Removes what lower layers have under a name (nothing: fine), or in a whole directory, and leaves
+ * what this layer put there. */
+int ext4_builder_hide(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
+	struct banger_error *err);
+int ext4_builder_hide_all(struct ext4_builder *b, ext4_node dir, struct banger_error *err);
 
 /* Replaces all extended attributes of a node. What ext4 on Linux cannot have on such a node is left
  * out and counted in *ret_ignored: other namespaces, user.* on what is no file or directory,
@@ -125,6 +140,20 @@ int ext4_builder_end_file(
 /* Writes everything else and waits for it. The file is not fsynced. Once. */
 int ext4_builder_finish(
 	struct ext4_builder *b, struct ext4_builder_result *ret, struct banger_error *err);
+
+/* The blocks of content that the calls so far led to, taken from another file that has them in the
+ * same places, instead of having been written: after replays of records (record.h), before any other
+ * content. Shared by FICLONERANGE where the filesystem can, else copied. *ret_shared may be NULL. */
+int ext4_builder_take_content(
+	struct ext4_builder *b, int from_fd, bool *ret_shared, struct banger_error *err);
+/* Makes to_fd a clone of the file as it is now: all content that was ever written, and nothing else.
+ * What ext4_builder_take_content() wants. UNSUPPORTED: the filesystem cannot. */
+int ext4_builder_give_content(struct ext4_builder *b, int to_fd, struct banger_error *err);
+
+/* What is below a directory, which becomes the root of another builder's filesystem. dir 0: the
+ * other's root stays as it is, but for its permissions, 0700. `to` is new. */
+int ext4_builder_copy(struct ext4_builder *b, ext4_node dir, struct ext4_builder *to,
+	struct banger_error *err);
 
 /* Nodes, and bytes of content, so far. */
 void ext4_builder_progress(

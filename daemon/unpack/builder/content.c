@@ -213,9 +213,37 @@ int ext4_builder_end_file(
 		r = check_range(b, size, 0, err);
 	if (r == 0)
 		r = content_close(b, err);
+	if (r < 0)
+		return r;
+	node_at(b, node)->size = size;
+	record_content(b->record, node, node_at(b, node));
+	return 0;
+}
+
+/* A file's content as a record has it: the allocator gives it the places that it got before, so a
+ * record cannot put it anywhere else. */
+int content_adopt(struct ext4_builder *b, uint32_t node, uint64_t size, struct banger_error *err)
+{
+	int r = content_open(b, node, err);
+
 	if (r == 0)
-		node_at(b, node)->size = size;
-	return r;
+		r = check_range(b, size, 0, err);
+	if (r < 0)
+		return r;
+	b->open = NONE;
+	node_at(b, node)->size = size;
+	return 0;
+}
+
+int content_adopt_run(struct ext4_builder *b, uint32_t node, uint32_t logical, uint32_t len,
+	struct banger_error *err)
+{
+	uint64_t at;
+
+	if (len == 0 || len > EXT_INIT_MAX_LEN || space_take(&b->space, len, &at) != len)
+		return banger_error_set(err, BANGER_CORRUPT, "content in another place");
+	const struct extent e = {.logical = logical, .physical = at, .len = len};
+	return add_extent(node_at(b, node), &e, err);
 }
 
 /* Gives back the blocks of a file whose last name is gone. */

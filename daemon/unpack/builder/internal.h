@@ -7,7 +7,9 @@
  * them content.c  file data to blocks      space.c   where the next free block is writer.c   blocks
  * to the file, in a thread of its own place.c    which block everything else gets, and how large the
  * filesystem is dirs.c inodes.c extents.c           encode, and write to the places finish.c   the
- * order of all that, superblock, descriptors and bitmaps through libext2fs
+ * order of all that, superblock, descriptors and bitmaps through libext2fs record.c   what a layer
+ * did, and doing it again share.c  content from another image's file copy.c  a part of the tree to
+ * another builder
  */
 #ifndef BANGER_EXT4_BUILDER_INTERNAL_H
 #define BANGER_EXT4_BUILDER_INTERNAL_H
@@ -16,6 +18,7 @@
 #include <sys/stat.h>
 #include <ext2fs/ext2fs.h>
 #include "unpack/builder/builder.h"
+#include "unpack/builder/record.h"
 #include "unpack/builder/space.h"
 #include "unpack/builder/writer.h"
 
@@ -61,6 +64,7 @@ struct node {
 			uint32_t head, tail;   /* first and last name in it */
 			uint32_t count;
 			uint32_t start, blocks; /* given at the end */
+			uint32_t cleared; /* the layer that left nothing of lower ones in it */
 		} dir;
 		struct {
 			char *target; /* from the text arena */
@@ -79,6 +83,7 @@ struct name {
 	uint32_t chain;      /* in the bucket */
 	uint32_t hash;
 	uint8_t len;
+	uint32_t layer; /* that put something here or below, last */
 	const char *text;
 };
 
@@ -117,7 +122,9 @@ struct ext4_builder {
 	uint32_t *buckets, n_buckets;         /* names */
 	uint32_t *set_buckets, n_set_buckets; /* attribute sets */
 	uint64_t hash_key[2];
-	uint64_t alive; /* nodes */
+	uint64_t alive;        /* nodes */
+	uint32_t layer;        /* the present one, from 1 on */
+	struct record *record; /* of the present layer; NULL: none is kept */
 
 	/* The file that is being written: content.c. */
 	uint32_t open;
@@ -182,7 +189,12 @@ static inline uint64_t stamp_sec_biased(stamp t)
 void *arena_copy(struct arena *a, const void *data, size_t len);
 uint64_t keyed_hash(const uint64_t key[2], uint64_t salt, const void *data, size_t len);
 stamp stamp_make(const struct ext4_time *t);
+/* tree.c, for replays: a node that is there and of a type (0: any)? */
+bool node_exists(const struct ext4_builder *b, uint64_t node, uint32_t type);
 /* content.c */
+int content_adopt(struct ext4_builder *b, uint32_t node, uint64_t size, struct banger_error *err);
+int content_adopt_run(struct ext4_builder *b, uint32_t node, uint32_t logical, uint32_t len,
+	struct banger_error *err);
 int content_close(struct ext4_builder *b, struct banger_error *err);
 int content_forget(struct ext4_builder *b, uint32_t node, struct banger_error *err);
 int content_punch(struct ext4_builder *b, struct banger_error *err);
@@ -191,6 +203,9 @@ void xattr_encode_inode(
 	struct ext4_builder *b, const struct xattr_set *set, uint8_t *body, size_t room);
 int xattr_write_blocks(struct ext4_builder *b, struct xattr_set *set, struct banger_error *err);
 #define XATTR_BLOCK_USERS 1024u
+/* Gives a node of another builder this set. */
+int xattr_copy(struct ext4_builder *from, uint32_t set, struct ext4_builder *to, uint32_t node,
+	struct banger_error *err);
 /* extents.c */
 uint32_t extents_tree_blocks(uint32_t n);
 void extents_root(struct node *n, uint8_t *root);

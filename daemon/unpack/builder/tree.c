@@ -150,6 +150,8 @@ static int check_size(
 	return 0;
 }
 
+static void set_attr(struct node *n, const struct ext4_attr *attr);
+
 static int root_new(struct ext4_builder *b, struct banger_error *err)
 {
 	uint32_t i = pool_add(&b->nodes);
@@ -165,7 +167,8 @@ static int root_new(struct ext4_builder *b, struct banger_error *err)
 	root->links = 2;
 	root->dir.parent = i;
 	b->alive = 1;
-	ext4_builder_set_attr(b, i, &attr);
+	b->layer = 1;
+	set_attr(root, &attr);
 	return 0;
 }
 
@@ -338,8 +341,10 @@ static int insert_name(struct ext4_builder *b, uint32_t dir, const char *text, s
 		.chain = *bucket,
 		.hash = hash,
 		.len = len,
+		.layer = b->layer,
 		.text = copy};
 	*bucket = k;
+	ext4_builder_touch(b, dir);
 	if (d->dir.tail)
 		name_at(b, d->dir.tail)->next = k;
 	else
@@ -408,16 +413,27 @@ void ext4_builder_progress(const struct ext4_builder *b, uint64_t *ret_nodes, ui
 	*ret_content = b->content;
 }
 
-void ext4_builder_set_attr(struct ext4_builder *b, ext4_node node, const struct ext4_attr *attr)
+static void set_attr(struct node *n, const struct ext4_attr *attr)
 {
-	struct node *n = node_at(b, node);
-
 	n->mode = (n->mode & S_IFMT) | (attr->mode & 07777);
 	n->uid = attr->uid;
 	n->gid = attr->gid;
 	n->mtime = stamp_make(&attr->mtime);
 	n->atime = stamp_make(&attr->atime);
 	n->ctime = stamp_make(&attr->ctime);
+}
+
+void ext4_builder_set_attr(struct ext4_builder *b, ext4_node node, const struct ext4_attr *attr)
+{
+	set_attr(node_at(b, node), attr);
+	record_attr(b->record, node, attr);
+}
+
+bool node_exists(const struct ext4_builder *b, uint64_t node, uint32_t type)
+{
+	if (node == NONE || node > b->nodes.count || node_at(b, node)->dead)
+		return false;
+	return type == 0 || node_is(node_at(b, node), type);
 }
 
 static int fill_type(struct ext4_builder *b, struct node *n, const struct ext4_attr *attr,
@@ -454,7 +470,7 @@ static int fill_type(struct ext4_builder *b, struct node *n, const struct ext4_a
 	}
 }
 
-int ext4_builder_add(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
+static int add_node(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
 	const struct ext4_attr *attr, const char *target, size_t target_len, ext4_node *ret,
 	struct banger_error *err)
 {
@@ -476,12 +492,36 @@ int ext4_builder_add(struct ext4_builder *b, ext4_node dir, const char *name, si
 	if (node_is(n, S_IFDIR)) {
 		n->links = 2;
 		n->dir.parent = dir;
+		n->dir.cleared = b->layer;
 		node_at(b, dir)->links++;
 	}
 	b->alive++;
-	ext4_builder_set_attr(b, i, attr);
+	set_attr(n, attr);
 	*ret = i;
 	return 0;
+}
+
+int ext4_builder_add(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
+	const struct ext4_attr *attr, const char *target, size_t target_len, ext4_node *ret,
+	struct banger_error *err)
+{
+	int r = add_node(b, dir, name, name_len, attr, target, target_len, ret, err);
+
+	if (r == 0)
+		record_add(b->record, dir, name, name_len, attr, target, target_len);
+	return r;
+}
+
+int ext4_builder_add_implied(struct ext4_builder *b, ext4_node dir, const char *name,
+	size_t name_len, ext4_node *ret, struct banger_error *err)
+{
+	const struct ext4_time t = {.sec = b->o.time};
+	const struct ext4_attr attr = {.mode = S_IFDIR | 0755, .mtime = t, .atime = t, .ctime = t};
+	int r = add_node(b, dir, name, name_len, &attr, NULL, 0, ret, err);
+
+	if (r == 0)
+		record_add(b->record, dir, name, name_len, NULL, NULL, 0);
+	return r;
 }
 
 int ext4_builder_link(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
@@ -495,9 +535,11 @@ int ext4_builder_link(struct ext4_builder *b, ext4_node dir, const char *name, s
 		return banger_error_set(err, BANGER_TOO_LARGE,
 			"a file has more than the %u names that ext4 takes", LINKS_MAX);
 	int r = insert_name(b, dir, name, name_len, node, err);
-	if (r == 0)
-		n->links++;
-	return r;
+	if (r < 0)
+		return r;
+	n->links++;
+	record_link(b->record, dir, name, name_len, node);
+	return 0;
 }
 
 /* A node has lost a name (a directory: its only one, and is empty). */
@@ -522,6 +564,7 @@ static int drop_link(struct ext4_builder *b, uint32_t i, struct banger_error *er
  */
 static int remove_name(struct ext4_builder *b, uint32_t k, struct banger_error *err)
 {
+	record_remove(b->record, name_at(b, k)->dir, name_at(b, k)->text, name_at(b, k)->len);
 	for (uint32_t at = k;;) {
 		const struct name *m = name_at(b, at);
 		const struct node *n = node_at(b, m->node);
@@ -547,4 +590,72 @@ int ext4_builder_remove(struct ext4_builder *b, ext4_node dir, const char *name,
 	if (!k)
 		return banger_error_set(err, BANGER_NOT_FOUND, "no such name");
 	return remove_name(b, k, err);
+}
+
+/* ---- layers */
+
+void ext4_builder_begin_layer(struct ext4_builder *b)
+{
+	b->layer++;
+}
+
+/* Marks the directory's name and those above it. Above a name that is marked all are. */
+void ext4_builder_touch(struct ext4_builder *b, ext4_node dir)
+{
+	for (uint32_t k = node_at(b, dir)->dir.self; k && name_at(b, k)->layer != b->layer;) {
+		name_at(b, k)->layer = b->layer;
+		k = node_at(b, name_at(b, k)->dir)->dir.self;
+	}
+}
+
+/* Removes what is below a directory and not of this layer. A directory is walked once in a layer:
+ * then it is `cleared`, and nothing of a lower layer can come into it again. No recursion, as in
+ * remove_name(). */
+static int hide_below(struct ext4_builder *b, uint32_t top, struct banger_error *err)
+{
+	uint32_t dir = top, k = node_at(b, top)->dir.head;
+
+	if (node_at(b, top)->dir.cleared == b->layer)
+		return 0;
+	for (;;) {
+		if (!k) {
+			struct node *d = node_at(b, dir);
+			d->dir.cleared = b->layer;
+			if (dir == top)
+				return 0;
+			k = name_at(b, d->dir.self)->next;
+			dir = d->dir.parent;
+			continue;
+		}
+		const struct name *m = name_at(b, k);
+		const struct node *n = node_at(b, m->node);
+		uint32_t next = m->next;
+		if (m->layer != b->layer) {
+			int r = remove_name(b, k, err);
+			if (r < 0)
+				return r;
+		} else if (node_is(n, S_IFDIR) && n->dir.cleared != b->layer) {
+			dir = m->node;
+			next = n->dir.head;
+		}
+		k = next;
+	}
+}
+
+int ext4_builder_hide_all(struct ext4_builder *b, ext4_node dir, struct banger_error *err)
+{
+	return hide_below(b, dir, err);
+}
+
+int ext4_builder_hide(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
+	struct banger_error *err)
+{
+	uint32_t k = find_name(b, dir, name, name_len, name_hash(b, dir, name, name_len));
+
+	if (!k)
+		return 0;
+	if (name_at(b, k)->layer != b->layer)
+		return remove_name(b, k, err);
+	uint32_t node = name_at(b, k)->node;
+	return node_is(node_at(b, node), S_IFDIR) ? hide_below(b, node, err) : 0;
 }

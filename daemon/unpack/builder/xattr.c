@@ -369,6 +369,8 @@ int ext4_builder_set_xattrs(struct ext4_builder *b, ext4_node node, const struct
 	int r = 0;
 
 	if (n == 0) {
+		if (at->xattrs)
+			record_xattrs(b->record, node, NULL, 0);
 		at->xattrs = NONE;
 		*ret_ignored = 0;
 		return 0;
@@ -390,8 +392,21 @@ int ext4_builder_set_xattrs(struct ext4_builder *b, ext4_node node, const struct
 		free(items[i].owned);
 	if (r < 0)
 		return r;
+	record_xattrs(b->record, node, list, n);
 	*ret_ignored = ignored;
 	return 0;
+}
+
+int xattr_copy(struct ext4_builder *from, uint32_t set, struct ext4_builder *to, uint32_t node,
+	struct banger_error *err)
+{
+	const struct xattr_set *s = set_at(from, set);
+	uint8_t *blob = malloc(s->blob_len);
+
+	if (blob)
+		memcpy(blob, s->blob, s->blob_len);
+	node_at(to, node)->xattrs = blob ? intern(to, blob, s->blob_len, s->in_block) : NONE;
+	return node_at(to, node)->xattrs ? 0 : banger_error_oom(err);
 }
 
 /* ---- encoding */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Member by member: find the directory that its name is in, make room for it, add it, fill it.
+ * Member by member: find the directory that its name is in, make room for it, add it, fill it. What
+ * is of a lower layer and what of this one is the builder's to know.
  *
  * The directory is found by walking the name's components from the root. What is still to be walked
  * is a stack of strings: the name, and on top of it the target of each symlink on the way; nothing
@@ -71,15 +72,6 @@ static bool is_dotdot(const char *s, size_t len)
 	return len == 2 && s[0] == '.' && s[1] == '.';
 }
 
-static int make_dir(struct layer *l, ext4_node dir, const char *name, size_t len, ext4_node *ret,
-	struct banger_error *err)
-{
-	const struct ext4_time t = {.sec = l->o->time};
-	const struct ext4_attr attr = {.mode = S_IFDIR | 0755, .mtime = t, .atime = t, .ctime = t};
-
-	return ext4_builder_add(l->b, dir, name, len, &attr, NULL, 0, ret, err);
-}
-
 /* Puts a symlink's target on the stack; *dir becomes where it begins. */
 static int follow(
 	struct layer *l, struct walk *w, ext4_node link, ext4_node *dir, struct banger_error *err)
@@ -110,14 +102,15 @@ static int step(struct layer *l, struct walk *w, bool make, const char *name, si
 	if (!at && !make)
 		return banger_error_set(err, BANGER_NOT_FOUND, "no such file");
 	if (!at)
-		return make_dir(l, *dir, name, len, dir, err);
+		return ext4_builder_add_implied(l->b, *dir, name, len, dir, err);
 	uint32_t mode = ext4_builder_mode(l->b, at);
 	if (S_ISLNK(mode))
 		return follow(l, w, at, dir, err);
 	if (!S_ISDIR(mode))
-		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"\"%.*s\" on the way to it is not a directory",
-			(int)(len < 100 ? len : 100), name);
+		return make ? banger_error_set(err, BANGER_BAD_REQUEST,
+				      "\"%.*s\" on the way to it is not a directory",
+				      (int)(len < 100 ? len : 100), name)
+			    : banger_error_set(err, BANGER_NOT_FOUND, "no such directory");
 	*dir = at;
 	return 0;
 }
@@ -274,7 +267,15 @@ static int describe_dir(
 	const struct ext4_attr attr = attr_of(m);
 
 	ext4_builder_set_attr(l->b, dir, &attr);
+	ext4_builder_touch(l->b, dir);
 	return set_xattrs(l, m, dir, err);
+}
+
+static bool is_below(const struct layer *l, ext4_node dir, ext4_node top)
+{
+	while (dir != top && dir != EXT4_BUILDER_ROOT)
+		dir = ext4_builder_parent(l->b, dir);
+	return dir == top;
 }
 
 static int add_link(struct layer *l, const struct tar_member *m, const struct place *p,
@@ -289,17 +290,18 @@ static int add_link(struct layer *l, const struct tar_member *m, const struct pl
 		return r;
 	if (!target)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"a hard link to \"%.*s\", which the archive does not have before it",
-			(int)(m->link.len < 200 ? m->link.len : 200), m->link.s);
+			"a hard link to \"%.*s\", which %s",
+			(int)(m->link.len < 200 ? m->link.len : 200), m->link.s,
+			l->o->whiteouts ? "neither this layer has before it nor those below"
+					: "the archive does not have before it");
 	if (S_ISDIR(ext4_builder_mode(l->b, target)))
 		return banger_error_set(err, BANGER_BAD_REQUEST, "a hard link to a directory");
 	ext4_node old = ext4_builder_lookup(l->b, p->dir, p->name, p->len);
 	if (old == target)
 		return 0;
-	/* A directory that is replaced may hold the target. */
-	if (old && S_ISDIR(ext4_builder_mode(l->b, old)))
-		return banger_error_set(
-			err, BANGER_BAD_REQUEST, "a hard link in the place of a directory");
+	if (old && S_ISDIR(ext4_builder_mode(l->b, old)) && is_below(l, to.dir, old))
+		return banger_error_set(err, BANGER_BAD_REQUEST,
+			"a hard link in the place of the directory that its target is in");
 	if (old && (r = remove_old(l, p, err)) < 0)
 		return r;
 	return ext4_builder_link(l->b, p->dir, p->name, p->len, target, err);
@@ -320,7 +322,72 @@ static int add_new(struct layer *l, const struct tar_member *m, const struct pla
 	return r;
 }
 
-static int apply_member(struct layer *l, const struct tar_member *m, struct banger_error *err)
+/* ---- whiteouts */
+
+#define WHITEOUT ".wh."
+#define WHITEOUT_META ".wh..wh."
+#define WHITEOUT_OPAQUE ".wh..wh..opq"
+
+static bool has_prefix(const char *s, size_t len, const char *prefix)
+{
+	return len >= strlen(prefix) && memcmp(s, prefix, strlen(prefix)) == 0;
+}
+
+static bool is_opaque(const char *s, size_t len)
+{
+	return len == strlen(WHITEOUT_OPAQUE) && memcmp(s, WHITEOUT_OPAQUE, len) == 0;
+}
+
+enum meaning { A_FILE, A_WHITEOUT, AN_OPAQUE, NOTHING };
+
+/* What a layer means by a name. */
+static int meaning_of(const struct tar_string *path, enum meaning *ret, struct banger_error *err)
+{
+	struct walk w = {.stack = {{path->s, path->len}}, .depth = 1};
+	bool whiteout = false, opaque = false;
+	size_t len;
+
+	for (const char *s; next_component(&w, &s, &len);) {
+		if (whiteout || opaque)
+			return banger_error_set(err, BANGER_BAD_REQUEST,
+				"a member below a whiteout, which is no directory");
+		opaque = is_opaque(s, len);
+		if (!opaque && has_prefix(s, len, WHITEOUT_META)) {
+			*ret = NOTHING;
+			return 0;
+		}
+		whiteout = !opaque && has_prefix(s, len, WHITEOUT);
+		size_t rest = whiteout ? len - strlen(WHITEOUT) : 0;
+		const char *name = s + len - rest;
+		if (whiteout && (rest == 0 || (rest == 1 && *name == '.') || is_dotdot(name, rest)))
+			return banger_error_set(err, BANGER_BAD_REQUEST,
+				"a whiteout of \"%.*s\", which is no name", (int)rest, name);
+	}
+	*ret = opaque ? AN_OPAQUE : whiteout ? A_WHITEOUT : A_FILE;
+	return 0;
+}
+
+/* A directory that is not there, or is none, holds nothing to hide. */
+static int hide(struct layer *l, const struct tar_member *m, bool all, struct banger_error *err)
+{
+	struct banger_error why = {0};
+	struct place p;
+	int r = find_place(l, &m->path, false, &p, &why);
+
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return banger_error_set(err, why.code, "%s", why.message);
+	forget_known(l);
+	if (all)
+		return ext4_builder_hide_all(l->b, p.dir, err);
+	return ext4_builder_hide(
+		l->b, p.dir, p.name + strlen(WHITEOUT), p.len - strlen(WHITEOUT), err);
+}
+
+/* ---- */
+
+static int apply_file(struct layer *l, const struct tar_member *m, struct banger_error *err)
 {
 	struct place p;
 	int r = find_place(l, &m->path, true, &p, err);
@@ -345,6 +412,24 @@ static int apply_member(struct layer *l, const struct tar_member *m, struct bang
 	if (old && (r = remove_old(l, &p, err)) < 0)
 		return r;
 	return add_new(l, m, &p, err);
+}
+
+static int apply_member(struct layer *l, const struct tar_member *m, struct banger_error *err)
+{
+	enum meaning meaning = A_FILE;
+	int r = l->o->whiteouts ? meaning_of(&m->path, &meaning, err) : 0;
+
+	if (r < 0)
+		return r;
+	switch (meaning) {
+	case A_WHITEOUT:
+	case AN_OPAQUE:
+		return hide(l, m, meaning == AN_OPAQUE, err);
+	case NOTHING:
+		return 0;
+	default:
+		return apply_file(l, m, err);
+	}
 }
 
 /* Says which member it was, unless the archive's reader has done so. */
@@ -385,4 +470,23 @@ int layer_apply(struct tar_reader *tar, struct ext4_builder *b, const struct lay
 	free(l.known);
 	free(l.xattrs);
 	return r;
+}
+
+int layer_find_dir(
+	struct ext4_builder *b, const char *path, ext4_node *ret, struct banger_error *err)
+{
+	const struct layer_options o = {0};
+	struct layer l = {.b = b, .o = &o};
+	struct walk w = {.stack = {{path, strlen(path)}}, .depth = 1};
+	ext4_node dir = EXT4_BUILDER_ROOT;
+	const char *name;
+	size_t len;
+	int r = 0;
+
+	while (r == 0 && next_component(&w, &name, &len))
+		r = step(&l, &w, false, name, len, &dir, err);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	*ret = r < 0 ? 0 : dir;
+	return 0;
 }

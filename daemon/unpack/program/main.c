@@ -17,22 +17,9 @@
 #include <banger/log.h>
 #include <banger/op.h>
 #include <banger/wire.h>
-#include "unpack/builder/builder.h"
-#include "unpack/layer/layer.h"
+#include "unpack/program/internal.h"
 #include "unpack/program/protocol.h"
 #include "unpack/program/sandbox.h"
-
-struct program {
-	struct json_object *options;
-	uint8_t seed[EXT4_BUILDER_SEED_LEN];
-	bool has_seed;
-	struct stream *stream;
-	struct tar_reader *tar;
-	struct ext4_builder *builder;
-	struct layer_counts counts;
-	struct ext4_builder_result result;
-	int64_t last_progress;
-};
 
 /* ---- what it says */
 
@@ -65,7 +52,7 @@ static int send_as(const char *what, struct json_object *body)
 	return send(line);
 }
 
-static int send_progress(void *arg, struct banger_error *err)
+int program_progress(void *arg, struct banger_error *err)
 {
 	struct program *p = arg;
 	int64_t now = banger_monotonic_us();
@@ -77,6 +64,8 @@ static int send_progress(void *arg, struct banger_error *err)
 	ext4_builder_progress(p->builder, &nodes, &content);
 	struct json_object *o = json_object_new_object();
 	if (o) {
+		if (p->n_layers > 0)
+			banger_json_add_int(o, "layer", p->layer);
 		banger_json_add_int(o, "read", stream_position(p->stream));
 		banger_json_add_int(o, "members", p->counts.members);
 		banger_json_add_int(o, "content", content);
@@ -84,6 +73,18 @@ static int send_progress(void *arg, struct banger_error *err)
 	int r = send_as("progress", o);
 	/* Nobody listens any more. */
 	return r < 0 ? banger_error_set_errno(err, r, "cannot report progress") : 0;
+}
+
+static struct json_object *home_json(const struct ext4_builder_result *res)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (o) {
+		banger_json_add_int(o, "size", res->size);
+		banger_json_add_int(o, "used", res->used);
+		banger_json_add_int(o, "inodes", res->inodes);
+	}
+	return o;
 }
 
 static int send_result(const struct program *p)
@@ -116,16 +117,24 @@ static int send_result(const struct program *p)
 		snprintf(uuid + 2 * i, 3, "%02x", res->uuid[i]);
 	banger_json_add_str(o, "uuid", uuid);
 	banger_json_add_str(o, "compression", stream_compression(p->stream));
+	banger_json_add_bool(o, "kept", p->kept);
+	banger_json_add_bool(o, "shared", p->shared);
+	if (p->home && banger_json_add(o, "home", home_json(&p->home_result)) < 0)
+		return -ENOMEM;
 	return send_as("result", o);
 }
 
-static void send_error(const struct banger_error *err)
+static void send_error(const struct program *p, const struct banger_error *err)
 {
 	struct json_object *o = json_object_new_object();
 
 	if (o) {
 		banger_json_add_str(o, "code", banger_code_name(err->code));
 		banger_json_add_str(o, "message", err->message);
+		if (p->reusing)
+			banger_json_add_bool(o, "reuse", true);
+		else if (p->in_layer && p->n_layers > 0)
+			banger_json_add_int(o, "layer", p->layer);
 	}
 	send_as("error", o);
 }
@@ -158,31 +167,100 @@ static int64_t option(const struct program *p, const char *key)
 	return banger_json_int(p->options, key, 0);
 }
 
+static int parse_options(struct program *p, struct banger_error *err)
+{
+	int64_t layers = option(p, "layers"), replay = option(p, "replay");
+
+	if (layers < 0 || layers > UNPACK_LAYERS_MAX || replay < 0 || replay > layers)
+		return banger_error_set(err, BANGER_BAD_REQUEST, "%lld layers, %lld to replay",
+			(long long)layers, (long long)replay);
+	p->n_layers = layers;
+	p->n_replay = replay;
+	p->keep = banger_json_bool(p->options, "keep", false);
+	p->mountpoints = banger_json_bool(p->options, "mountpoints", false);
+	p->home = banger_json_get(p->options, "home");
+	p->time = option(p, "time");
+	return parse_seed(p, err);
+}
+
 /* ---- what it does */
+
+/* Descriptors that are not for this run. */
+static void close_others(const struct program *p)
+{
+	if (!p->home)
+		close(UNPACK_FD_HOME);
+	if (!p->keep)
+		close(UNPACK_FD_KEEP);
+	if (p->n_replay == 0)
+		close(UNPACK_FD_FROM);
+}
+
+static int new_stream(struct program *p, struct banger_error *err)
+{
+	const struct stream_source source = {
+		.next = layers_next, .read = layers_read, .arg = &p->layers};
+	int64_t unpacked = option(p, "unpacked");
+	int r;
+
+	p->layers =
+		(struct layers){.control_fd = UNPACK_FD_CONTROL, .total = p->n_layers, .fd = -1};
+	if (p->n_layers > 0) {
+		r = stream_new(&source, true, &p->stream, err);
+		if (r == 0)
+			r = digest_new(&p->digest, err);
+	} else {
+		r = stream_new_fd(UNPACK_FD_TAR, &p->stream, err);
+	}
+	if (r == 0 && unpacked > 0)
+		stream_limit(p->stream, unpacked);
+	return r;
+}
+
+/* The home's filesystem has an identity of its own. */
+static int new_home(struct program *p, struct banger_error *err)
+{
+	uint8_t seed[EXT4_BUILDER_SEED_LEN];
+	const struct ext4_builder_options o = {
+		.fd = UNPACK_FD_HOME,
+		.size = banger_json_int(p->home, "size", 0),
+		.headroom_bytes = banger_json_int(p->home, "headroom", 0),
+		.seed = p->has_seed ? seed : NULL,
+		.time = p->time,
+	};
+
+	for (size_t i = 0; i < sizeof(seed); i++)
+		seed[i] = p->seed[i] ^ (uint8_t) "home"[i % 4];
+	return ext4_builder_new(&o, &p->home_builder, err);
+}
 
 static int prepare(struct program *p, struct banger_error *err)
 {
 	const struct sandbox_limits limits = {
 		.memory = option(p, "memory"), .cpu_seconds = option(p, "cpu_seconds")};
+	const struct sandbox_rights rights = {
+		.receive_fd = p->n_layers > 0 ? UNPACK_FD_CONTROL : -1,
+		.clone_to = p->keep ? UNPACK_FD_KEEP : -1,
+		.clone_into = p->n_replay > 0 ? UNPACK_FD_IMAGE : -1};
 	const struct ext4_builder_options o = {
 		.fd = UNPACK_FD_IMAGE,
 		.size = option(p, "size"),
 		.headroom_bytes = option(p, "headroom"),
 		.headroom_percent = option(p, "headroom_percent"),
 		.seed = p->has_seed ? p->seed : NULL,
-		.time = option(p, "time"),
+		.time = p->time,
 		.direct = true,
 	};
 	int abi, r = sandbox_restrict(&limits, &abi, err);
 
 	if (r == 0)
-		r = stream_new(UNPACK_FD_TAR, &p->stream, err);
-	if (r == 0)
-		r = tar_new(p->stream, &p->tar, err);
+		r = new_stream(p, err);
 	if (r == 0)
 		r = ext4_builder_new(&o, &p->builder, err);
+	if (r == 0 && p->home)
+		r = new_home(p, err);
 	if (r == 0)
-		r = sandbox_seal(err);
+		r = sandbox_seal(&rights, err);
 	if (r == 0)
 		log_debug("unpacking in its sandbox", KV_I("landlock", abi));
 	return r;
@@ -190,12 +268,8 @@ static int prepare(struct program *p, struct banger_error *err)
 
 static int work(struct program *p, struct banger_error *err)
 {
-	const struct layer_options o = {.time = option(p, "time"), .tick = send_progress, .arg = p};
+	int r = program_work(p, err);
 
-	stream_start(p->stream);
-	int r = layer_apply(p->tar, p->builder, &o, &p->counts, err);
-	if (r == 0)
-		r = ext4_builder_finish(p->builder, &p->result, err);
 	if (r == -ENOMEM)
 		return banger_error_set(err, BANGER_TOO_LARGE,
 			"the archive needs more than the %lld MiB of memory that unpacking may "
@@ -205,24 +279,26 @@ static int work(struct program *p, struct banger_error *err)
 	return r;
 }
 
-static int run(const char *options, struct banger_error *err)
+static int run(struct program *p, const char *options, struct banger_error *err)
 {
-	static struct program p;
-	int r = banger_json_parse(options, strlen(options), &p.options, err);
+	int r = banger_json_parse(options, strlen(options), &p->options, err);
 
 	if (r == 0)
-		r = parse_seed(&p, err);
+		r = parse_options(p, err);
+	if (r < 0)
+		return r;
+	close_others(p);
+	r = prepare(p, err);
 	if (r == 0)
-		r = prepare(&p, err);
-	if (r == 0)
-		r = work(&p, err);
-	if (r == 0 && (r = send_result(&p)) < 0)
+		r = work(p, err);
+	if (r == 0 && (r = send_result(p)) < 0)
 		banger_error_set_errno(err, r, "cannot report the result");
 	return r;
 }
 
 int main(int argc, char **argv)
 {
+	static struct program p;
 	struct banger_error err = {0};
 	const char *op_id = getenv("BANGER_OP_ID");
 
@@ -239,8 +315,8 @@ int main(int argc, char **argv)
 	mallopt(M_ARENA_MAX, 1);
 	banger_op_id saved = banger_op_enter(banger_op_id_valid(op_id) ? op_id : "");
 	(void)saved;
-	if (run(argv[1], &err) < 0) {
-		send_error(&err);
+	if (run(&p, argv[1], &err) < 0) {
+		send_error(&p, &err);
 		_exit(1);
 	}
 	_exit(0);

@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <seccomp.h>
 #include <stdbool.h>
 #include <sys/mman.h>
@@ -191,7 +192,33 @@ static int allow_some(scmp_filter_ctx ctx)
 	return r;
 }
 
-int sandbox_seal(struct banger_error *err)
+static int allow_on(scmp_filter_ctx ctx, int syscall, int fd)
+{
+	return fd < 0 ? 0
+		      : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, syscall, 1,
+				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)fd));
+}
+
+static int allow_clone(scmp_filter_ctx ctx, int fd, unsigned long request)
+{
+	return fd < 0 ? 0
+		      : seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 2,
+				SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)fd),
+				SCMP_A1(SCMP_CMP_EQ, request));
+}
+
+static int allow_rights(scmp_filter_ctx ctx, const struct sandbox_rights *rights)
+{
+	int r = allow_on(ctx, SCMP_SYS(recvmsg), rights->receive_fd);
+
+	if (r == 0)
+		r = allow_clone(ctx, rights->clone_to, FICLONE);
+	if (r == 0)
+		r = allow_clone(ctx, rights->clone_into, FICLONERANGE);
+	return r;
+}
+
+int sandbox_seal(const struct sandbox_rights *rights, struct banger_error *err)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 
@@ -203,6 +230,8 @@ int sandbox_seal(struct banger_error *err)
 		r = allow_all(ctx);
 	if (r == 0)
 		r = allow_some(ctx);
+	if (r == 0)
+		r = allow_rights(ctx, rights);
 	if (r == 0)
 		r = seccomp_load(ctx);
 	seccomp_release(ctx);

@@ -24,6 +24,15 @@ struct sandbox_limits {
 /* *ret_landlock gets the version of Landlock that is in force, 0: none. */
 int sandbox_restrict(
 	const struct sandbox_limits *limits, int *ret_landlock, struct banger_error *err);
-int sandbox_seal(struct banger_error *err);
+
+/* What some runs need beyond that, on certain descriptors only; -1: not. */
+struct sandbox_rights {
+	int receive_fd; /* recvmsg(2) from this socket, descriptors too */
+	int clone_to;   /* ioctl(FICLONE) into this file */
+	int clone_into; /* ioctl(FICLONERANGE) into this file */
+};
+#define SANDBOX_NO_RIGHTS ((struct sandbox_rights){-1, -1, -1})
+
+int sandbox_seal(const struct sandbox_rights *rights, struct banger_error *err);
 
 #endif

@@ -4,6 +4,8 @@
  * header, …, and at the end a block of zeros, which is required: without it an archive that was cut
  * off between two members would look whole. Some "headers" only say something of the next member:
  * extended ones (x, g), and GNU's long names (L, K). They are collected until the member comes.
+ * Where a digest vouches for the archive the end of the data is its end too, as for Go's reader,
+ * which is what most layers are written for.
  *
  * Where the same fact is said in several places the more specific one counts: extended header, GNU
  * long name, header. Which types have content in the archive is GNU tar's rule and Go's: a hard
@@ -120,13 +122,14 @@ void tar_buffer_done(struct tar_buffer *b)
 
 /* ---- construction */
 
-int tar_new(struct stream *stream, struct tar_reader **ret, struct banger_error *err)
+int tar_new(struct stream *stream, bool whole, struct tar_reader **ret, struct banger_error *err)
 {
 	struct tar_reader *t = calloc(1, sizeof(*t));
 
 	if (!t)
 		return banger_error_oom(err);
 	t->stream = stream;
+	t->whole = whole;
 	*ret = t;
 	return 0;
 }
@@ -187,6 +190,8 @@ static int read_header(struct tar_reader *t, struct tar_header *h, struct banger
 		return banger_error_set(err, BANGER_BAD_REQUEST, "not a tar archive");
 	if (r < 0)
 		return r;
+	if (r == 0 && t->whole)
+		return 0;
 	if (r == 0 && offset == 0)
 		return banger_error_set(err, BANGER_BAD_REQUEST, "the archive is empty");
 	if (r == 0)

@@ -144,6 +144,7 @@ static void *attempt_later(void *arg)
 static void attempt_in_sandbox(void (*what)(void), bool by_thread)
 {
 	const struct sandbox_limits limits = {.memory = (int64_t)1 << 30, .cpu_seconds = 10};
+	struct sandbox_rights rights = SANDBOX_NO_RIGHTS;
 	struct banger_error err = {0};
 	int up[2], ends[2], abi;
 	pthread_t t;
@@ -157,7 +158,7 @@ static void attempt_in_sandbox(void (*what)(void), bool by_thread)
 		_exit(2);
 	if (pthread_create(&t, NULL, attempt_later, &a) != 0 || read(up[0], &c, 1) != 1)
 		_exit(3);
-	if (sandbox_seal(&err) < 0)
+	if (sandbox_seal(&rights, &err) < 0)
 		_exit(4);
 	if (!by_thread)
 		what();

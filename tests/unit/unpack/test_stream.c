@@ -111,6 +111,15 @@ static void *feed(void *arg)
 	return NULL;
 }
 
+static void begin(struct stream *s)
+{
+	const struct stream_blob *blob;
+	struct banger_error err = {0};
+
+	assert_int_equal(stream_begin(s, &blob, &err), 1);
+	assert_int_equal(blob->number, 0);
+}
+
 /* Reads to the end and compares. Returns the last result of stream_next(). */
 static int drink(struct stream *s, const uint8_t *want, size_t len, struct banger_error *err)
 {
@@ -138,9 +147,10 @@ static void through_a_pipe(
 
 	assert_int_equal(pipe(ends), 0);
 	struct feed f = {ends[1], packed, packed_len, piece};
-	assert_int_equal(stream_new(ends[0], &s, &err), 0);
+	assert_int_equal(stream_new_fd(ends[0], &s, &err), 0);
 	assert_int_equal(pthread_create(&t, NULL, feed, &f), 0);
 	stream_start(s);
+	begin(s);
 	if (drink(s, plain, len, &err) < 0)
 		fail_msg("%s by %zu: %s", kind, piece, err.message);
 	assert_string_equal(stream_compression(s), kind);
@@ -180,8 +190,9 @@ static int from_memory(const uint8_t *data, size_t len, struct banger_error *err
 	assert_true(fd >= 0);
 	assert_int_equal(write(fd, data, len), len);
 	assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
-	assert_int_equal(stream_new(fd, &s, err), 0);
+	assert_int_equal(stream_new_fd(fd, &s, err), 0);
 	stream_start(s);
+	begin(s);
 	const uint8_t *p;
 	size_t n;
 	int r;
@@ -241,9 +252,10 @@ static void bad_descriptor(void **state)
 	int ends[2];
 
 	assert_int_equal(pipe(ends), 0);
-	assert_int_equal(stream_new(ends[1], &s, &err), 0);
+	assert_int_equal(stream_new_fd(ends[1], &s, &err), 0);
 	stream_start(s);
 	close(ends[0]);
+	begin(s);
 	assert_true(stream_next(s, &p, &n, &err) < 0);
 	stream_freep(&s);
 	close(ends[1]);
@@ -258,7 +270,7 @@ static void given_up(void **state)
 	assert_int_equal(pipe(ends), 0);
 	for (int i = 0; i < 2; i++) {
 		struct stream *s = NULL;
-		assert_int_equal(stream_new(ends[0], &s, &err), 0);
+		assert_int_equal(stream_new_fd(ends[0], &s, &err), 0);
 		if (i)
 			stream_start(s);
 		stream_freep(&s);
@@ -269,8 +281,9 @@ static void given_up(void **state)
 	const uint8_t *p;
 	size_t n;
 	assert_int_equal(ftruncate(fd, 100 << 20), 0);
-	assert_int_equal(stream_new(fd, &s, &err), 0);
+	assert_int_equal(stream_new_fd(fd, &s, &err), 0);
 	stream_start(s);
+	begin(s);
 	assert_int_equal(stream_next(s, &p, &n, &err), 1);
 	stream_freep(&s);
 	close(fd);

@@ -44,6 +44,15 @@ static struct json_object *event_json(
 	return TAKE_PTR(o);
 }
 
+/* bangerfs waits for its content process too, when what is published changes. */
+static unsigned topic_of(const struct banger_image *images, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (images[i].state == BANGER_PUBLISHED)
+			return HUB_REGISTRY | HUB_PROMPT;
+	return HUB_REGISTRY;
+}
+
 void image_event(
 	struct image_service *s, const char *change, const struct banger_image *images, size_t n)
 {
@@ -57,7 +66,7 @@ void image_event(
 			    o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
 		  : NULL;
 	if (line)
-		hub_publish(s->deps.hub, HUB_REGISTRY, NULL, line, len);
+		hub_publish(s->deps.hub, topic_of(images, n), NULL, line, len);
 	else
 		log_err("watchers were not told of a change: out of memory", KV_S("change", change),
 			KV_I("generation", images[0].generation));

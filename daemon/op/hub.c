@@ -195,9 +195,11 @@ static bool wants(const struct hub_subscription *s, enum hub_topic topic, const 
 	return topic != HUB_LOG || !s->op_id.s[0] || (op_id && strcmp(s->op_id.s, op_id) == 0);
 }
 
-void hub_publish(
-	struct hub *h, enum hub_topic topic, const char *op_id, const char *line, size_t len)
+void hub_publish(struct hub *h, unsigned topic, const char *op_id, const char *line, size_t len)
 {
+	bool prompt = topic & HUB_PROMPT;
+
+	topic &= ~HUB_PROMPT;
 	if (topic == HUB_REGISTRY && waking == UNTIL_CHANGE)
 		waking = LATER;
 	if (!hub_wanted(h, topic))
@@ -220,8 +222,8 @@ void hub_publish(
 	pthread_mutex_unlock(&h->lock);
 	if (due && waking != LATER)
 		give_wakes(h, 0);
-	else if (due && topic == HUB_REGISTRY && asking > 0)
-		give_wakes(h, asking);
+	else if (due && topic == HUB_REGISTRY && (prompt || asking > 0))
+		give_wakes(h, prompt ? 0 : asking);
 }
 
 int hub_subscribe(struct hub *h, unsigned topics, const char *op_id, struct hub_subscription **ret)

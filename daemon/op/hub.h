@@ -14,6 +14,8 @@
 #include <banger/error.h>
 
 enum hub_topic { HUB_REGISTRY = 1, HUB_OPS = 2, HUB_LOG = 4 };
+/* With HUB_REGISTRY in a publication: whoever made the change may wait until several who watch have seen it. */
+#define HUB_PROMPT 8
 
 struct hub;
 struct hub_subscription;
@@ -22,10 +24,10 @@ int hub_new(struct hub **ret);
 void hub_freep(struct hub **h);
 
 /* Publish one line of JSON (no newline), copied. For HUB_LOG, op_id is what subscribers filter by. */
-void hub_publish(struct hub *h, enum hub_topic topic, const char *op_id, const char *line, size_t len);
+void hub_publish(struct hub *h, unsigned topic, const char *op_id, const char *line, size_t len);
 /* From the next HUB_REGISTRY text on that this thread publishes, subscribers are woken only by hub_release(),
- * which must follow soon, except those of the process `owner`: so that the reply to a change need not wait for
- * all who watch to be told of it. */
+ * which must follow soon, so that the reply to a change need not wait for all who watch to be told of it. At once
+ * are woken by such a text those of the process `owner`, and with HUB_PROMPT all. */
 void hub_hold(pid_t owner);
 void hub_release(struct hub *h);
 bool hub_wanted(struct hub *h, enum hub_topic topic); /* has it subscribers? to save work */

@@ -18,7 +18,7 @@ static bool readable(struct hub_subscription *s)
 	return poll(&p, 1, 0) == 1;
 }
 
-static void publish(struct hub *h, enum hub_topic topic, const char *op_id, const char *text)
+static void publish(struct hub *h, unsigned topic, const char *op_id, const char *text)
 {
 	hub_publish(h, topic, op_id, text, strlen(text));
 }
@@ -219,6 +219,12 @@ static void wakes_who_asked_first(void **state)
 	expect(other, "ends");
 	expect_nothing(own);
 	expect_nothing(other);
+	hub_hold(42);
+	publish(h, HUB_REGISTRY | HUB_PROMPT, NULL, "published");
+	expect(own, "published");
+	expect(other, "published");
+	hub_release(h);
+	expect_nothing(own);
 	/* What was put off and taken meanwhile wakes nobody. */
 	hub_hold(0);
 	publish(h, HUB_REGISTRY, NULL, "again");

@@ -19,6 +19,7 @@ struct vm_service;
 struct rpc_server;
 struct jobs;
 struct pull_engine;
+struct catalogs;
 
 struct api {
 	const struct banger_config *config;
@@ -31,6 +32,7 @@ struct api {
 	struct vm_service *vms;
 	struct jobs *jobs;
 	struct pull_engine *pulls;
+	struct catalogs *catalogs;
 	struct rpc_server *server; /* set after the table is handed over */
 	int64_t started_us;
 };
@@ -45,6 +47,7 @@ extern const struct rpc_method api_image_methods[];
 extern const struct rpc_method api_pull_methods[];
 extern const struct rpc_method api_draft_methods[];
 extern const struct rpc_method api_kernel_methods[];
+extern const struct rpc_method api_catalog_methods[]; /* and what else catalogs and bundles bring */
 extern const struct rpc_method api_vm_methods[];
 
 #endif

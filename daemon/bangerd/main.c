@@ -19,10 +19,12 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include "api/api.h"
+#include "api/catalog.h"
 #include "api/jobs.h"
 #include "api/pull.h"
 #include "image/service.h"
 #include "kernel/service.h"
+#include "pull/catalog.h"
 #include "pull/pull.h"
 #include "rpc/server.h"
 #include "unpack/flatten.h"
@@ -154,6 +156,14 @@ static int pull_and_flatten(void *arg, struct operation *op, const struct image_
 	return api_pull_and_flatten(d->api.pulls, op, in, rootfs_fd, seed_fd, ret, err);
 }
 
+static int fetch_bundle(void *arg, struct operation *op, const struct image_pull *in, int dir_fd,
+	struct image_pulled *ret, struct banger_error *err)
+{
+	struct daemon *d = arg;
+
+	return api_fetch_bundle(&d->api, op, in, dir_fd, ret, err);
+}
+
 static int find_kernel(
 	void *arg, const char *word, char ret[BANGER_NAME_MAX + 1], struct banger_error *err)
 {
@@ -191,11 +201,17 @@ static int make_services(struct daemon *d, struct banger_error *err)
 		.state_dir_fd = d->state_dir_fd,
 		.arg = d,
 		.pull_and_flatten = pull_and_flatten,
+		.fetch_bundle = fetch_bundle,
 		.find_kernel = find_kernel,
 		.flatten_tar = flatten_tar,
 		.in_use = image_in_use,
 	};
-	int r = pull_engine_new(&d->config, d->state_dir_fd, &a->pulls, err);
+	int r = catalog_settings_check(&d->config, err);
+	if (r == 0)
+		r = pull_engine_new(&d->config, d->state_dir_fd, &a->pulls, err);
+	if (r == 0)
+		r = catalogs_new(&d->config, d->state_dir_fd, pull_engine_http(a->pulls),
+			pull_engine_blobs(a->pulls), &a->catalogs, err);
 	if (r == 0)
 		r = kernel_service_new(&kernels, &a->kernels, err);
 	if (r == 0)
@@ -231,7 +247,7 @@ static int recover(struct daemon *d, struct banger_error *err)
 static int join_methods(struct daemon *d, struct banger_error *err)
 {
 	static const struct rpc_method *const tables[] = {api_daemon_methods, api_op_methods,
-		api_image_methods, api_pull_methods, api_draft_methods, api_kernel_methods, api_vm_methods};
+		api_image_methods, api_pull_methods, api_catalog_methods, api_draft_methods, api_kernel_methods, api_vm_methods};
 	size_t n = 0;
 
 	for (size_t i = 0; i < ELEMENTSOF(tables); i++)
@@ -288,6 +304,7 @@ static void unmake(struct daemon *d)
 	rpc_server_freep(&a->server);
 	vm_service_freep(&a->vms);
 	image_service_freep(&a->images);
+	catalogs_freep(&a->catalogs);
 	pull_engine_freep(&a->pulls);
 	kernel_service_freep(&a->kernels);
 	operations_freep(&a->operations);

@@ -68,6 +68,20 @@ int kernel_service_check(struct kernel_service *s, void (*report)(void *arg, con
  * publication lock only for the final rename and insert. */
 int kernel_service_import(struct kernel_service *s, struct operation *op,
 	const struct kernel_import *in, struct banger_kernel *ret, struct banger_error *err);
+/* What a pull was given. */
+struct catalogs;
+struct kernel_pull {
+	struct catalogs *catalogs; /* pull/catalog.h */
+	const char *kernel;	   /* its name there */
+	const char *name;	   /* the name that it gets here; NULL: the same */
+	const char *arch;	   /* NULL: this machine's */
+	/* NULL, or told of bytes that were fetched, on another thread. */
+	void (*progress)(void *arg, int64_t fetched);
+	void *arg;
+};
+/* Fetch and import. EXISTS when the name is taken, at once; NOT_FOUND; the errors of pull/catalog.h. */
+int kernel_service_pull(struct kernel_service *s, struct operation *op,
+	const struct kernel_pull *in, struct banger_kernel *ret, struct banger_error *err);
 /* *ret is the kernel as it was, with the generation of its deletion. NOT_FOUND, AMBIGUOUS, BUSY. */
 int kernel_service_delete(struct kernel_service *s, struct operation *op, const char *word,
 	struct banger_kernel *ret, struct banger_error *err);

@@ -402,8 +402,8 @@ static int remove_entry(struct blobs *c, const struct entry *e, struct banger_er
 	return used ? 0 : r;
 }
 
-int blobs_prune(
-	struct blobs *c, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err)
+static int prune(struct blobs *c, int64_t max, bool dry, struct blobs_usage *ret_removed,
+	struct banger_error *err)
 {
 	_cleanup_(listing_done) struct listing l = {0};
 	struct blobs_usage removed = {0};
@@ -419,7 +419,7 @@ int blobs_prune(
 	for (size_t i = 0; i < l.n && total > max; i++) {
 		if (l.entries[i].in_use)
 			continue;
-		r = remove_entry(c, &l.entries[i], err);
+		r = dry ? 1 : remove_entry(c, &l.entries[i], err);
 		if (r < 0)
 			return r;
 		if (r > 0) {
@@ -430,4 +430,16 @@ int blobs_prune(
 	if (ret_removed)
 		*ret_removed = removed;
 	return 0;
+}
+
+int blobs_prune(
+	struct blobs *c, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err)
+{
+	return prune(c, max, false, ret_removed, err);
+}
+
+int blobs_prune_plan(
+	struct blobs *c, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err)
+{
+	return prune(c, max, true, ret_removed, err);
 }

@@ -82,5 +82,7 @@ struct blobs_usage {
 int blobs_usage(struct blobs *b, struct blobs_usage *ret, struct banger_error *err);
 /* Remove least recently used ones, partials too, until at most max bytes are there. */
 int blobs_prune(struct blobs *b, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err);
+/* What that would remove; nothing is. */
+int blobs_prune_plan(struct blobs *b, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err);
 
 #endif

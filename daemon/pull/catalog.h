@@ -109,11 +109,11 @@ int catalogs_find(struct catalogs *c, enum catalog_kind kind, const char *name, 
 void catalog_entry_done(struct catalog_entry *e);
 #define _cleanup_catalog_entry_ _cleanup_(catalog_entry_done)
 
-/* The file that an entry names, whole and checked, by the blob cache. fetching: NULL, or called on this thread as soon
- * as the blob is there to look at (blob_available()) by which somebody else may tell of progress; what it gets is good
- * until this returns. Errors of fetch.h; a file that is not there is NOT_FOUND. */
+/* The file that an entry names, whole and checked, by the blob cache. progress: NULL, or called a few times a second
+ * while it comes, on a thread of its own that is gone when this returns. Errors of fetch.h; a file that is not there is
+ * NOT_FOUND. */
 int catalogs_fetch(struct catalogs *c, const struct catalog_entry *e, int cancel_fd,
-	void (*fetching)(void *arg, const struct blob *b), void *arg, struct blob **ret,
+	void (*progress)(void *arg, int64_t fetched), void *arg, struct blob **ret,
 	struct banger_error *err);
 
 #endif

@@ -9,6 +9,7 @@
  */
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
@@ -17,6 +18,7 @@
 #include "pull/fetch.h"
 
 #define PIECE (1 << 20)
+#define PROGRESS_MS 250
 
 static int cancelled(const char *what, struct banger_error *err)
 {
@@ -136,8 +138,59 @@ static int wait_for_other(struct blob *b, int cancel_fd, struct banger_error *er
 	return r;
 }
 
+/* ---- telling of progress */
+
+struct watch {
+	const struct blob *blob;
+	void (*progress)(void *arg, int64_t fetched);
+	void *arg;
+	int done_fd;
+	pthread_t thread;
+	bool runs;
+};
+
+static void *watch(void *arg)
+{
+	struct watch *w = arg;
+	struct pollfd p = {.fd = w->done_fd, .events = POLLIN};
+
+	while (poll(&p, 1, PROGRESS_MS) <= 0)
+		w->progress(w->arg, blob_available(w->blob));
+	return NULL;
+}
+
+/* Without a thread there is no progress to be seen, and the fetch goes on all the same. */
+static void watch_begin(struct watch *w)
+{
+	w->done_fd = w->progress ? eventfd(0, EFD_CLOEXEC) : -1;
+	w->runs = w->done_fd >= 0 && pthread_create(&w->thread, NULL, watch, w) == 0;
+}
+
+static void watch_end(struct watch *w)
+{
+	if (w->runs) {
+		(void)eventfd_write(w->done_fd, 1);
+		pthread_join(w->thread, NULL);
+	}
+	banger_closep(&w->done_fd);
+}
+
+/* ---- */
+
+static int obtain(struct catalogs *c, const struct catalog_entry *e, int cancel_fd, struct blob *b,
+	bool writer, struct banger_error *err)
+{
+	if (!writer && !blob_whole(b)) {
+		int r = wait_for_other(b, cancel_fd, err);
+		if (r <= 0)
+			return r;
+		writer = true;
+	}
+	return writer ? write_blob(c, e, cancel_fd, b, err) : 0;
+}
+
 int catalogs_fetch(struct catalogs *c, const struct catalog_entry *e, int cancel_fd,
-	void (*fetching)(void *arg, const struct blob *b), void *arg, struct blob **ret,
+	void (*progress)(void *arg, int64_t fetched), void *arg, struct blob **ret,
 	struct banger_error *err)
 {
 	_cleanup_blob_ struct blob *b = NULL;
@@ -146,16 +199,14 @@ int catalogs_fetch(struct catalogs *c, const struct catalog_entry *e, int cancel
 
 	if (r < 0)
 		return r;
-	if (fetching)
-		fetching(arg, b);
-	if (!writer && !blob_whole(b)) {
-		r = wait_for_other(b, cancel_fd, err);
-		writer = r > 0;
-	}
-	if (r >= 0 && writer)
-		r = write_blob(c, e, cancel_fd, b, err);
+	struct watch w = {.blob = b, .progress = progress, .arg = arg};
+	watch_begin(&w);
+	r = obtain(c, e, cancel_fd, b, writer, err);
+	watch_end(&w);
 	if (r < 0)
 		return r;
+	if (progress)
+		progress(arg, blob_size(b));
 	*ret = TAKE_PTR(b);
 	return 0;
 }

@@ -20,7 +20,6 @@
 #include "pull/fetch.h"
 
 #define FRESH_S 600
-#define ATTEMPTS 3 /* where nothing is kept */
 
 /* A document as text. */
 struct text {
@@ -214,20 +213,9 @@ static bool load_kept(struct catalogs *c, const struct catalog_setting *s, const
 	return true;
 }
 
-/* An answer that is no catalog, as an error. UNAVAILABLE is worth another attempt. */
-static int check_status(const struct catalog_setting *s, long status, struct banger_error *err)
-{
-	if (status == 200)
-		return 0;
-	enum banger_code code = status == 404 || status == 410   ? BANGER_NOT_FOUND
-				: status == 401 || status == 403 ? BANGER_DENIED
-								 : BANGER_UNAVAILABLE;
-	return banger_error_set(
-		err, code, "the catalog %s: the server answered %ld", s->location, status);
-}
-
-static int ask(struct catalogs *c, const struct catalog_setting *s, int cancel_fd, struct text *ret,
-	int64_t *ret_retry_after_s, struct banger_error *err)
+/* persist: try again as fetch.h does. */
+static int ask(struct catalogs *c, const struct catalog_setting *s, bool persist, int cancel_fd,
+	struct text *ret, struct banger_error *err)
 {
 	static const char *const headers[] = {"Accept: application/json, */*;q=0.5", NULL};
 	_cleanup_http_response_ struct http_response answer = {0};
@@ -235,17 +223,15 @@ static int ask(struct catalogs *c, const struct catalog_setting *s, int cancel_f
 		.headers = headers,
 		.limit = CATALOG_MAX,
 		.cancel_fd = cancel_fd};
+	const struct fetch f = {.http = c->http, .config = c->config, .cancel_fd = cancel_fd};
+	int r = persist ? fetch_request(&f, &q, &answer, err) : http_get(c->http, &q, &answer, err);
 
-	*ret_retry_after_s = -1;
-	int r = http_get(c->http, &q, &answer, err);
+	if (r == 0 && answer.status != 200)
+		r = fetch_status_error(s->location, &answer, err);
 	if (r < 0) {
 		banger_error_prefix(err, "the catalog %s", s->location);
 		return r;
 	}
-	*ret_retry_after_s = answer.retry_after_s;
-	r = check_status(s, answer.status, err);
-	if (r < 0)
-		return r;
 	*ret = (struct text){TAKE_PTR(answer.body), answer.len};
 	return 0;
 }
@@ -254,25 +240,6 @@ static int ask(struct catalogs *c, const struct catalog_setting *s, int cancel_f
 static bool is_away(const struct banger_error *why)
 {
 	return why->code == BANGER_UNAVAILABLE || why->code == BANGER_TIMEOUT;
-}
-
-/* The document from its server; attempts: how often at most; err is not NULL. */
-static int fetch_document(struct catalogs *c, const struct catalog_setting *s, int attempts,
-	int cancel_fd, struct text *ret, struct banger_error *err)
-{
-	for (int i = 1;; i++) {
-		int64_t retry_after_s, wait_ms;
-		int r = ask(c, s, cancel_fd, ret, &retry_after_s, err);
-
-		if (r == 0 || !is_away(err) || i >= attempts || !fetch_backoff_ms(i, retry_after_s, &wait_ms))
-			return r;
-		struct banger_error cancelled = {0};
-		r = fetch_sleep(wait_ms, cancel_fd, &cancelled);
-		if (r < 0) {
-			*err = cancelled;
-			return r;
-		}
-	}
 }
 
 static int load_http(struct catalogs *c, const struct catalog_setting *s, bool refresh,
@@ -291,7 +258,7 @@ static int load_http(struct catalogs *c, const struct catalog_setting *s, bool r
 	/* A clock that went back makes it old. What is pinned cannot have changed. */
 	if (have && (s->digest[0] || (!refresh && age >= 0 && age <= FRESH_S)))
 		goto use_kept;
-	r = fetch_document(c, s, have ? 1 : ATTEMPTS, cancel_fd, &t, &why);
+	r = ask(c, s, !have, cancel_fd, &t, &why);
 	if (r == 0)
 		r = accept_text(s, &t, ret, &why);
 	if (r == 0) {

@@ -6,8 +6,10 @@
  * containerd share: [HOST[:PORT]/]PATH[:TAG][@DIGEST]. The first component is a host when it has a
  * '.' or a ':' or is "localhost" or has an upper-case letter; else the host is docker.io, whose
  * one-component paths are below library/. Without tag and digest the tag is "latest". Beside it
- * "oci:DIR[:TAG]", an image layout on disk: the text after the last ':' is the tag when it can be
- * one and DIR without it is not the name of something that exists with it.
+ * "oci:DIR[:TAG]", an image layout on disk. Both may have a ':' in them (a tag can be a whole
+ * reference), so what is there decides: all of it is DIR if that exists, else DIR ends at the last ':'
+ * before which something exists, else at the last one that a tag can follow. It is looked up with
+ * stat(2) and the daemon's rights.
  */
 #ifndef BANGER_PULL_REFERENCE_H
 #define BANGER_PULL_REFERENCE_H

@@ -12,7 +12,7 @@ static void syntax(void **state)
 {
 	assert_true(pull_digest_valid(ABC256));
 	assert_true(pull_digest_valid(ABC512));
-	static const char *const bad[] = {"", "sha256", "sha256:", ABC256 "0", "md5:00",
+	static const char *const bad[] = {"", "sha256", "sha256:", (ABC256 "0"), "md5:00",
 		"sha256:../../../../etc/passwd",
 		"SHA256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
 		"sha256:BA7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
@@ -20,7 +20,7 @@ static void syntax(void **state)
 		"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a/",
 		"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\n",
 		"sha512:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-		" " ABC256, "sha256+b64:ba7816bf8f01cfea414140de5dae2223"};
+		(" " ABC256), "sha256+b64:ba7816bf8f01cfea414140de5dae2223"};
 	for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
 		struct banger_error e = {0};
 

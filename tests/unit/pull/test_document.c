@@ -354,7 +354,7 @@ static void platforms(void **state)
 	}
 	assert_int_equal(pull_platform_parse(NULL, &p, NULL), 0);
 	assert_int_equal(pull_platform_parse("linux", &other, NULL), 0);
-	assert_memory_equal(&p, &other, sizeof(p));
+	assert_string_equal(p.arch, other.arch);
 	assert_true(pull_platform_runs(&p, &other));
 	assert_true(pull_platform_runs(&p, &(struct pull_platform){0}));
 	pull_platform_parse(strcmp(p.arch, "s390x") ? "s390x" : "amd64", &other, NULL);

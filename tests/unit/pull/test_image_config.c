@@ -71,9 +71,9 @@ static void empty(void **state)
 {
 	static const char *const texts[] = {"{\"architecture\":\"\",\"os\":\"\"," ROOTFS("") "}",
 		"{\"rootfs\":{\"type\":\"layers\"}}", "{\"config\":null,\"rootfs\":null}", "{}",
-		"{\"config\":{\"Entrypoint\":null,\"Cmd\":null,\"Env\":null,\"User\":\"\","
-		"\"WorkingDir\":\"\",\"Labels\":null,\"ExposedPorts\":null,\"Volumes\":{},"
-		"\"StopSignal\":\"\"},\"created\":null}",
+		("{\"config\":{\"Entrypoint\":null,\"Cmd\":null,\"Env\":null,\"User\":\"\","
+		 "\"WorkingDir\":\"\",\"Labels\":null,\"ExposedPorts\":null,\"Volumes\":{},"
+		 "\"StopSignal\":\"\"},\"created\":null}"),
 		"{\"config\":{\"Entrypoint\":[],\"Labels\":{}},\"created\":\"0001-01-01T00:00:"
 		"00Z\"}"};
 

@@ -75,6 +75,7 @@ def served_alone(base, image):
 @contextlib.contextmanager
 def served(base, image):
     """Imported into a registry and mounted by bangerfs."""
+    shutil.rmtree(base / 'banger', ignore_errors=True)  # of an earlier run with --dir
     with running(harness.Banger(base / 'banger')) as banger:
         banger.ctl('image', 'import', image, '--name', 'deb', timeout=600)
         yield banger.mount() / 'rootfs' / 'deb'

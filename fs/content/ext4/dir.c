@@ -19,7 +19,6 @@
 #define HEADER 8
 #define TAIL 12
 #define TAIL_MARK 0xDE00u
-#define SCAN_SLOW 32 /* blocks after which a scan counts as one that takes long */
 #define INLINE_SECOND 4096u
 #define PASSED_DAMAGE (1ull << 62)
 
@@ -214,7 +213,7 @@ static int list_blocks(struct listing *l, uint64_t pos)
 	for (uint64_t scanned = 0; lblk < end; lblk++, skip = 0) {
 		if (scanned == EXT4_SCAN_MAX)
 			return ext4_damaged(l->s, "directory %u: endless", l->dir->ino);
-		if (scanned++ == SCAN_SLOW)
+		if (scanned++ == EXT4_SCAN_SLOW)
 			ext4_slow(l->s);
 		blocks_ahead(l, lblk, end);
 		int r = list_block(l, lblk, skip);

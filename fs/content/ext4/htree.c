@@ -181,6 +181,8 @@ int ext4_htree_lookup(struct ext4_image *img, struct ext4_scratch *s, const stru
 	if (r < 0)
 		return r;
 	for (unsigned leaves = 0; leaves < EXT4_SCAN_MAX; leaves++) {
+		if (leaves == EXT4_SCAN_SLOW)
+			ext4_slow(s);
 		r = search_leaf(&w, leaf, name, len, ret_ino);
 		if (r)
 			return r;

@@ -18,6 +18,7 @@
 
 #define EXT4_BLOCK_MAX 65536
 #define ITABLE_PIECE 4096
+#define EXT4_SCAN_SLOW 32 /* directory blocks after which a scan counts as one that takes long */
 
 struct ext4_zone {
 	uint64_t first, last; /* blocks of the filesystem's own metadata */

@@ -21,6 +21,7 @@
 #include "events.h"
 #include "handle.h"
 #include "loop.h"
+#include "passthrough.h"
 
 #define COPY_ALONE 65536 /* bytes whose copying takes so long that others should not wait for it */
 
@@ -65,51 +66,13 @@ int disk_handle_new(struct fs *fs, uint64_t node, int fd, bool writable, uint64_
 	return 0;
 }
 
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17) && BANGER_PASSTHROUGH
-/* Under the lock of the files. The kernel takes backing files only from who may mount, and not from
- * every filesystem: what it refuses once it will refuse again. */
-static int attach(void *arg, int fd)
-{
-	struct fs *fs = fuse_req_userdata(arg);
-	int id = atomic_load(&fs->passthrough) ? fuse_passthrough_open(arg, fd) : 0;
-
-	if (id <= 0 && atomic_exchange(&fs->passthrough, false))
-		log_info("published files are read through bangerfs: the kernel does not take them "
-			 "for passthrough");
-	return id > 0 ? id : 0;
-}
-
-/* Before the handle is told of: its own is not one of the others that the kernel minds. */
-static int pass_open(
-	struct fs *fs, fuse_req_t req, uint64_t node, int fd, struct fuse_file_info *fi)
-{
-	int id = files_pass_open(fs->files, node, attach, req, fd);
-
-	if (id > 0) {
-		fi->backing_id = id;
-		fi->keep_cache = 0;
-	}
-	return id;
-}
-
 static void pass_close(struct fs *fs, fuse_req_t req, uint64_t node, int backing_id)
 {
 	int id = backing_id > 0 ? files_pass_close(fs->files, node) : 0;
 
 	if (id > 0 && req)
-		fuse_passthrough_close(req, id);
+		passthrough_detach(req, id);
 }
-#else
-static int pass_open(
-	struct fs *fs, fuse_req_t req, uint64_t node, int fd, struct fuse_file_info *fi)
-{
-	return 0;
-}
-
-static void pass_close(struct fs *fs, fuse_req_t req, uint64_t node, int backing_id)
-{
-}
-#endif
 
 static void text_unref(struct text_handle *t)
 {
@@ -259,7 +222,8 @@ static int open_disk(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 	int backing_id = 0;
 	if (!d.draft) {
 		fi->keep_cache = files_keep_cache(fs->files, ino);
-		backing_id = pass_open(fs, req, ino, fd, fi);
+		/* Before the new handle is told of: it is not one of the others that it must agree with. */
+		backing_id = files_pass_open(fs->files, ino, passthrough_attach, req, fd);
 	}
 	r = disk_handle_new(fs, ino, fd, false, 0, &h);
 	if (r < 0) {
@@ -287,6 +251,13 @@ static int open_events(struct fs *fs, struct fuse_file_info *fi)
 	return 0;
 }
 
+static int backing_id_of(const struct fuse_file_info *fi)
+{
+	const struct disk_handle *d = disk_handle_of(fi);
+
+	return d ? d->backing_id : 0;
+}
+
 void file_open(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	int r;
@@ -301,7 +272,7 @@ void file_open(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_i
 		r = -EPERM;
 	if (r < 0)
 		fuse_reply_err(req, -r);
-	else if (fuse_reply_open(req, fi) == -ENOENT)
+	else if (passthrough_reply_open(req, fi, backing_id_of(fi)) == -ENOENT)
 		handle_close(fs, req, handle_of(fi)); /* the caller is gone: no RELEASE will come */
 }
 

@@ -28,6 +28,7 @@
 #include "loop.h"
 #include "ops.h"
 #include "options.h"
+#include "passthrough.h"
 
 #define READ_AHEAD_KB "1024"
 #define CONTENT_READY_MS 10000
@@ -293,6 +294,7 @@ static int run(struct server *s, struct banger_error *err)
 		r = mount_session(s, err);
 	if (r < 0)
 		return r;
+	passthrough_prepare(s->fs);
 	raise_read_ahead(s->options.mountpoint);
 	if (s->background >= 0)
 		background_detach(); /* before others inherit what somebody waits to see closed */

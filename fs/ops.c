@@ -15,6 +15,7 @@
 #include "events.h"
 #include "handle.h"
 #include "loop.h"
+#include "passthrough.h"
 #include "xattr.h"
 
 #define SMALLEST_ENTRY 128 /* with attributes: bytes of an entry, at least */
@@ -26,7 +27,7 @@ static struct fs *fs_of(fuse_req_t req)
 
 /* ---- the connection */
 
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17)
+#if BANGER_FEATURE_FLAGS
 static void want(struct fuse_conn_info *conn, uint64_t flag)
 {
 	fuse_set_feature_flag(conn, flag);
@@ -60,10 +61,7 @@ static void ops_init(void *userdata, struct fuse_conn_info *conn)
 	do_not_want(conn, FUSE_CAP_SPLICE_READ);
 	do_not_want(conn, FUSE_CAP_SPLICE_WRITE);
 	do_not_want(conn, FUSE_CAP_SPLICE_MOVE);
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 17) && BANGER_PASSTHROUGH
-	struct fs *fs = userdata;
-	atomic_store(&fs->passthrough, fuse_set_feature_flag(conn, FUSE_CAP_PASSTHROUGH));
-#endif
+	passthrough_negotiate(userdata, conn);
 	conn->max_write = FS_BUFFER;
 	conn->max_read = FS_BUFFER;
 	conn->max_readahead = FS_BUFFER;

@@ -34,10 +34,6 @@ static int open_source(
 	if (!i->reference.layout)
 		return registry_open(o->engine->http, o->engine->config, &i->reference,
 			o->cancel_fd, &i->source.registry, err);
-	if (!o->layouts)
-		return banger_error_set(err, BANGER_DENIED,
-			"an image layout on this host may be named by root and the daemon's own "
-			"user only");
 	return layout_open(&i->reference, &i->source.layout, err);
 }
 
@@ -72,6 +68,17 @@ static int get_document(struct pull_image *i, const struct pull_descriptor *d, s
 				: registry_document(i->source.registry, d, &ret->s, &ret->len, err);
 }
 
+/* What a descriptor calls a document and what its server calls it must not be two things. */
+static int check_media_type(
+	const struct pull_descriptor *d, const char *served, struct banger_error *err)
+{
+	if (!d || strncmp(served, "application/vnd.", strlen("application/vnd.")) != 0 ||
+		strcmp(served, d->media_type) == 0)
+		return 0;
+	return banger_error_set(err, BANGER_BAD_REQUEST, "it is announced as %s and served as %s",
+		d->media_type, served);
+}
+
 /* Get one document and parse it into i->document. */
 static int take_document(
 	struct pull_image *i, const struct pull_descriptor *d, struct banger_error *err)
@@ -81,7 +88,10 @@ static int take_document(
 
 	int r = get_manifest(i, d, &t, err);
 	if (r == 0)
-		r = pull_document_parse(t.s, t.len, t.media_type, &document, err);
+		r = check_media_type(d, t.media_type, err);
+	if (r == 0)
+		r = pull_document_parse(
+			t.s, t.len, d ? d->media_type : t.media_type, &document, err);
 	if (r < 0) {
 		if (t.digest[0])
 			banger_error_prefix(err, "%s", t.digest);
@@ -122,13 +132,14 @@ static int check_platform(const struct pull_image *i, const struct pull_platform
 {
 	const struct pull_platform *have = &i->config.platform;
 
-	/* What an index says of it counts; an old configuration may say nothing. */
-	if (chosen || !have->os[0] ||
-		(strcmp(have->os, want->os) == 0 && strcmp(have->arch, want->arch) == 0))
+	char is[PULL_PLATFORM_TEXT], wanted[PULL_PLATFORM_TEXT];
+
+	/* What an index says of it counts. */
+	if (chosen || pull_platform_runs(want, have))
 		return 0;
 	return banger_error_set(err, BANGER_NOT_FOUND,
-		"the image is for %s/%s, and %s/%s is wanted (--platform asks for another)",
-		have->os, have->arch, want->os, want->arch);
+		"the image is for %s, and %s is wanted (--platform asks for another)",
+		pull_platform_text(have, is), pull_platform_text(want, wanted));
 }
 
 static int take_config(struct pull_image *i, struct banger_error *err)
@@ -165,6 +176,11 @@ static int resolve(const struct resolve_options *o, struct pull_image *i, struct
 	struct pull_platform platform;
 	bool chosen = false;
 
+	/* Before the reference is parsed: that looks at the directory, with our rights. */
+	if (!o->layouts && strncmp(o->reference, "oci:", 4) == 0)
+		return banger_error_set(err, BANGER_DENIED,
+			"an image layout on this host may be named by root and the daemon's own "
+			"user only");
 	int r = pull_platform_parse(o->platform, &platform, err);
 	if (r == 0)
 		r = pull_reference_parse(o->reference, &i->reference, err);

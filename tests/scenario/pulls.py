@@ -85,7 +85,7 @@ def refused(banger, source, name, *options, codes=(), words='', before=None, **k
     result = pull(banger, source, name, *options, check=False, **kwargs)
     assert result.code == 1, f'exit {result.code}: {result.out}{result.err}'
     record = banger.op(result.op_id)
-    assert record['state'] in ('failed', 'cancelled'), record
+    assert record['outcome'] in ('failed', 'cancelled'), record
     assert re.search(words, result.err), f'/{words}/ is not in: {result.err}'
     assert not codes or record['code'] in codes, f'{record["code"]}: {result.err}'
     log = banger.records(result.op_id)

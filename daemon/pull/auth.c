@@ -23,7 +23,7 @@ struct auth {
 	bool looked; /* for credentials */
 	bool have;
 	struct auth_credentials credentials;
-	char *url; /* whose challenge it was */
+	char *url;                       /* whose challenge it was */
 	struct auth_challenge challenge; /* the last one that was answered */
 	char *authorization;
 	int64_t expires_us; /* of a token; 0: never */
@@ -102,7 +102,8 @@ static int denied(const struct auth *a, struct banger_error *err)
 			"the registry %s does not let the credentials in %s read %s", a->host,
 			a->credentials.source, a->repository);
 	return banger_error_set(err, BANGER_DENIED,
-		"the registry %s wants credentials for %s, and there are none (or there is no such repository)",
+		"the registry %s wants credentials for %s, and there are none (or there is no such "
+		"repository)",
 		a->host, a->repository);
 }
 
@@ -212,7 +213,8 @@ static int choose(struct auth *a, const char *url, const char *text, struct bang
 		auth_challenge_done(&list[i]);
 	if (best < 0)
 		return banger_error_set(err, BANGER_DENIED,
-			"the registry %s says 401 but asks for nothing that banger can give (Bearer "
+			"the registry %s says 401 but asks for nothing that banger can give "
+			"(Bearer "
 			"or Basic)",
 			a->host);
 	free(a->url);

@@ -35,7 +35,7 @@ struct auth_credentials {
 	char *user, *password; /* NULL: none */
 	char *identity_token;  /* to be exchanged for tokens; NULL: none */
 	char *registry_token;  /* a token ready for use; NULL: none */
-	char *source;	       /* for messages: a path, a helper's name */
+	char *source;          /* for messages: a path, a helper's name */
 };
 void auth_credentials_done(struct auth_credentials *c);
 #define _cleanup_auth_credentials_ _cleanup_(auth_credentials_done)
@@ -54,9 +54,9 @@ int auth_credentials_find(const char *host, const char *repository, int cancel_f
 struct auth_token_request {
 	struct http *http;
 	const char *registry_url; /* whose challenge it is */
-	const char *registry;	  /* its host, for messages */
+	const char *registry;     /* its host, for messages */
 	const struct auth_challenge *challenge;
-	const char *repository; /* for the scope, when the challenge has none */
+	const char *repository;                     /* for the scope, when the challenge has none */
 	const struct auth_credentials *credentials; /* NULL: none */
 	int cancel_fd;
 	const struct banger_config *config;
@@ -66,23 +66,25 @@ struct auth_token {
 	int64_t expires_us; /* monotonic */
 };
 /* DENIED: the realm says no, or it must not be asked. UNAVAILABLE, TIMEOUT, CANCELLED. */
-int auth_token_fetch(const struct auth_token_request *q, struct auth_token *ret, struct banger_error *err);
+int auth_token_fetch(
+	const struct auth_token_request *q, struct auth_token *ret, struct banger_error *err);
 /* May the credentials of a registry go to this realm? DENIED says why not. */
-int auth_realm_check(const char *registry_url, const char *realm, bool credentials, struct banger_error *err);
+int auth_realm_check(
+	const char *registry_url, const char *realm, bool credentials, struct banger_error *err);
 
 /* ---- one repository of one registry (auth.c); any thread ---- */
 
 struct auth;
-int auth_new(struct http *http, const struct banger_config *config, const char *host, const char *repository,
-	int cancel_fd, struct auth **ret, struct banger_error *err);
+int auth_new(struct http *http, const struct banger_config *config, const char *host,
+	const char *repository, int cancel_fd, struct auth **ret, struct banger_error *err);
 void auth_freep(struct auth **a);
 /* The Authorization to send with the next request: NULL when none is known to be needed. Renews a token that is
  * about to expire. *ret is the caller's. */
 int auth_current(struct auth *a, char **ret, struct banger_error *err);
 /* A 401 came from url to a request with `sent` (NULL: none) and had this challenge (NULL: none). A new one to
  * send, or DENIED. */
-int auth_answer(struct auth *a, const char *url, const char *challenge, const char *sent, char **ret,
-	struct banger_error *err);
+int auth_answer(struct auth *a, const char *url, const char *challenge, const char *sent,
+	char **ret, struct banger_error *err);
 
 /* Base64 (RFC 4648, padding optional) both ways; NULL: no memory, or not such a text. Zeroed by nobody. */
 char *auth_base64(const char *s, size_t len);

@@ -21,9 +21,7 @@
 #include <banger/fault.h>
 #include "pull/blob.h"
 
-enum {
-	REHASH_PIECE = 1024 * 1024
-};
+enum { REHASH_PIECE = 1024 * 1024 };
 
 const char *blob_digest(const struct blob *b)
 {
@@ -265,8 +263,8 @@ int blob_restart(struct blob *b, struct banger_error *err)
 	return pull_hash_new(b->digest, &b->hash, err);
 }
 
-static int write_all(struct blob *b, const unsigned char *data, size_t len, int64_t at,
-	struct banger_error *err)
+static int write_all(
+	struct blob *b, const unsigned char *data, size_t len, int64_t at, struct banger_error *err)
 {
 	while (len > 0) {
 		ssize_t n = pwrite(b->out, data, len, at);

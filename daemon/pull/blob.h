@@ -27,7 +27,7 @@ struct blob {
 
 	char digest[PULL_DIGEST_MAX];
 	char name[BLOB_NAME_MAX], partial[BLOB_NAME_MAX]; /* file names */
-	int dir_fd;					   /* borrowed */
+	int dir_fd;                                       /* borrowed */
 	int64_t size;
 	int fd; /* for readers */
 

@@ -178,8 +178,8 @@ static int open_file(struct blob *b, struct banger_error *err)
 	if (b->fd < 0)
 		return banger_error_set_errno(err, errno, "opening %s in the cache", b->digest);
 	if (fstat(b->fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return banger_error_set(
-			err, BANGER_CORRUPT, "the partial of %s in the cache is not a file", b->digest);
+		return banger_error_set(err, BANGER_CORRUPT,
+			"the partial of %s in the cache is not a file", b->digest);
 	return 0;
 }
 
@@ -393,7 +393,8 @@ static int remove_entry(struct blobs *c, const struct entry *e, struct banger_er
 	if (!used) {
 		if (unlinkat(e->dir_fd, e->partial ? b->partial : b->name, 0) < 0 &&
 			errno != ENOENT)
-			r = banger_error_set_errno(err, errno, "removing %s from the cache", e->name);
+			r = banger_error_set_errno(
+				err, errno, "removing %s from the cache", e->name);
 		pthread_mutex_lock(&c->lock);
 		take_out(c, b);
 		pthread_mutex_unlock(&c->lock);

@@ -178,7 +178,8 @@ static int helper_start(
 	return 0;
 }
 
-static int helper_read(struct helper *h, const char *program, int cancel_fd, struct banger_error *err)
+static int helper_read(
+	struct helper *h, const char *program, int cancel_fd, struct banger_error *err)
 {
 	int64_t deadline = banger_monotonic_us() + HELPER_MS * 1000LL;
 
@@ -186,12 +187,13 @@ static int helper_read(struct helper *h, const char *program, int cancel_fd, str
 	if (!h->text)
 		return banger_error_oom(err);
 	for (;;) {
-		struct pollfd p[] = {{.fd = h->out, .events = POLLIN}, {.fd = cancel_fd, .events = POLLIN}};
+		struct pollfd p[] = {
+			{.fd = h->out, .events = POLLIN}, {.fd = cancel_fd, .events = POLLIN}};
 		int64_t left = (deadline - banger_monotonic_us()) / 1000;
 		if (left <= 0)
 			return banger_error_set(err, BANGER_TIMEOUT,
-				"the credential helper %s did not answer within %d seconds", program,
-				HELPER_MS / 1000);
+				"the credential helper %s did not answer within %d seconds",
+				program, HELPER_MS / 1000);
 		if (poll(p, 2, (int)left) < 0 && errno != EINTR)
 			return banger_error_set_errno(err, errno, "waiting for %s", program);
 		if (p[1].revents)
@@ -285,8 +287,8 @@ static int run_helper(const char *name, const char *key, int cancel_fd,
 	if (strstr(h.text, "credentials not found"))
 		return 0;
 	h.text[strcspn(h.text, "\r\n")] = '\0';
-	return banger_error_set(err, BANGER_DENIED, "the credential helper %s failed: %.200s", program,
-		h.text[0] ? h.text : "it says nothing");
+	return banger_error_set(err, BANGER_DENIED, "the credential helper %s failed: %.200s",
+		program, h.text[0] ? h.text : "it says nothing");
 }
 
 /* ---- one file ---- */
@@ -304,7 +306,8 @@ static int read_file(const char *path, char **ret, size_t *ret_len, struct bange
 	if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return 0;
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return banger_error_set_errno(err, errno, "cannot read the credentials in %s", path);
+		return banger_error_set_errno(
+			err, errno, "cannot read the credentials in %s", path);
 	if (!S_ISREG(st.st_mode) || st.st_size > FILE_MAX)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
 			"the credentials in %s: not a file of at most %d bytes", path, FILE_MAX);
@@ -349,8 +352,7 @@ static size_t normal_key(const char **key)
 
 static bool docker_name(const char *host, size_t n)
 {
-	static const char *const names[] = {
-		"docker.io", "index.docker.io", "registry-1.docker.io"};
+	static const char *const names[] = {"docker.io", "index.docker.io", "registry-1.docker.io"};
 
 	for (size_t i = 0; i < ELEMENTSOF(names); i++)
 		if (strlen(names[i]) == n && strncasecmp(host, names[i], n) == 0)
@@ -386,12 +388,13 @@ struct lookup {
 
 static int bad_file(const struct lookup *l, const char *key, const char *what)
 {
-	return banger_error_set(l->err, BANGER_BAD_REQUEST, "the credentials in %s: \"%s\": %s", l->path,
-		key, what);
+	return banger_error_set(l->err, BANGER_BAD_REQUEST, "the credentials in %s: \"%s\": %s",
+		l->path, key, what);
 }
 
 /* base64(USER:PASSWORD), where Docker may have put NULs at the end. */
-static int read_pair(const struct lookup *l, const char *key, const char *text, struct auth_credentials *ret)
+static int read_pair(
+	const struct lookup *l, const char *key, const char *text, struct auth_credentials *ret)
 {
 	size_t len = 0;
 	char *pair = auth_unbase64(text, &len);
@@ -416,8 +419,8 @@ static int read_pair(const struct lookup *l, const char *key, const char *text, 
 }
 
 /* 1: it has something. An entry may be empty: Docker writes those beside a store. */
-static int read_entry(
-	const struct lookup *l, const char *key, struct json_object *o, struct auth_credentials *ret)
+static int read_entry(const struct lookup *l, const char *key, struct json_object *o,
+	struct auth_credentials *ret)
 {
 	const char *pair = banger_json_str(o, "auth");
 	const char *identity = banger_json_str(o, "identitytoken");
@@ -437,7 +440,8 @@ static int read_entry(
 	return r < 0 ? r : 1;
 }
 
-static int look_in_auths(const struct lookup *l, struct json_object *auths, struct auth_credentials *ret)
+static int look_in_auths(
+	const struct lookup *l, struct json_object *auths, struct auth_credentials *ret)
 {
 	struct json_object *best = NULL;
 	const char *best_key = NULL;
@@ -462,16 +466,16 @@ static const char *store_key(const struct lookup *l)
 	return docker_name(l->host, strlen(l->host)) ? docker_key : l->host;
 }
 
-static int look_in_helpers(const struct lookup *l, struct json_object *helpers, struct auth_credentials *ret)
+static int look_in_helpers(
+	const struct lookup *l, struct json_object *helpers, struct auth_credentials *ret)
 {
 	if (!json_object_is_type(helpers, json_type_object))
 		return 0;
 	json_object_object_foreach (helpers, key, v) {
 		if (!covers(key, l->host, l->repository))
 			continue;
-		const char *name = json_object_is_type(v, json_type_string)
-					   ? json_object_get_string(v)
-					   : NULL;
+		const char *name =
+			json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL;
 		if (!name)
 			return bad_file(l, key, "the helper's name is not a string");
 		return run_helper(name, store_key(l), l->cancel_fd, ret, l->err);
@@ -550,7 +554,8 @@ int auth_credentials_find(const char *host, const char *repository, int cancel_f
 	int r = look_at(&l, place("XDG_RUNTIME_DIR", "containers/auth.json", NULL), ret);
 	if (r == 0)
 		r = look_at(&l,
-			place("XDG_CONFIG_HOME", "containers/auth.json", ".config/containers/auth.json"),
+			place("XDG_CONFIG_HOME", "containers/auth.json",
+				".config/containers/auth.json"),
 			ret);
 	if (r == 0)
 		r = look_at(&l, place("DOCKER_CONFIG", "config.json", ".docker/config.json"), ret);

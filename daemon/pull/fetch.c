@@ -90,9 +90,9 @@ static void note_of(const struct http_response *a, char *buf, size_t size)
 int fetch_status_error(const char *url, const struct http_response *a, struct banger_error *err)
 {
 	char text[512], note[300];
-	enum banger_code code = a->status == 404			  ? BANGER_NOT_FOUND
+	enum banger_code code = a->status == 404                       ? BANGER_NOT_FOUND
 				: a->status == 401 || a->status == 403 ? BANGER_DENIED
-									  : BANGER_UNAVAILABLE;
+								       : BANGER_UNAVAILABLE;
 
 	note_of(a, note, sizeof(note));
 	return banger_error_set(err, code, "GET %s: the server answered %ld%s",
@@ -114,14 +114,15 @@ static void attempts_done(struct attempts *a)
 	free(a->authorization);
 }
 
-static int authorize(struct attempts *a, const struct http_response *challenge, struct banger_error *err)
+static int authorize(
+	struct attempts *a, const struct http_response *challenge, struct banger_error *err)
 {
 	char *authorization = NULL;
 
 	if (!a->f->authorize)
 		return 0;
-	int r = a->f->authorize(
-		a->f->arg, challenge != NULL, challenge ? challenge->challenge : NULL, &authorization, err);
+	int r = a->f->authorize(a->f->arg, challenge != NULL,
+		challenge ? challenge->challenge : NULL, &authorization, err);
 	if (r < 0)
 		return r;
 	attempts_done(a);
@@ -166,7 +167,8 @@ static int try_again(struct attempts *a, int r, int64_t retry_after_s, struct ba
 			"%.900s; it asks to be left alone for %lld seconds", text,
 			(long long)retry_after_s);
 	}
-	log_info("request is tried again", KV_I("attempt", a->failed + 1), KV_I("wait_ms", ms), KV_ERR(why));
+	log_info("request is tried again", KV_I("attempt", a->failed + 1), KV_I("wait_ms", ms),
+		KV_ERR(why));
 	return fetch_sleep(ms, a->f->cancel_fd, why);
 }
 
@@ -214,10 +216,10 @@ int fetch_request(const struct fetch *f, const struct http_request *q, struct ht
 struct blob_fetch {
 	struct attempts a;
 	struct blob *b;
-	int64_t skip;	/* of a whole answer: what is there already */
-	bool whole;	/* do not ask for a part again */
+	int64_t skip;   /* of a whole answer: what is there already */
+	bool whole;     /* do not ask for a part again */
 	bool restarted; /* after a wrong digest */
-	bool resumed;	/* some of it is from an earlier run */
+	bool resumed;   /* some of it is from an earlier run */
 };
 
 static int on_body(void *arg, bool partial, const void *data, size_t len, struct banger_error *err)
@@ -244,7 +246,8 @@ static int ended_early(const struct blob_fetch *bf, struct banger_error *why)
 		(long long)blob_size(bf->b));
 }
 
-static int take_status(struct blob_fetch *bf, const struct http_response *response, struct banger_error *why)
+static int take_status(
+	struct blob_fetch *bf, const struct http_response *response, struct banger_error *why)
 {
 	char text[512];
 
@@ -254,8 +257,10 @@ static int take_status(struct blob_fetch *bf, const struct http_response *respon
 		bool asked_whole = bf->whole;
 		bf->whole = true;
 		return banger_error_set(why, asked_whole ? BANGER_CORRUPT : BANGER_UNAVAILABLE,
-			"GET %s: the server does not send the bytes from %lld on that were asked for",
-			http_url_text(bf->a.url, text, sizeof(text)), (long long)blob_offset(bf->b));
+			"GET %s: the server does not send the bytes from %lld on that were asked "
+			"for",
+			http_url_text(bf->a.url, text, sizeof(text)),
+			(long long)blob_offset(bf->b));
 	}
 	return fetch_status_error(bf->a.url, response, why);
 }
@@ -288,7 +293,8 @@ static int attempt(struct blob_fetch *bf, struct banger_error *why)
 		return 0;
 	if (blob_offset(bf->b) - offset >= PROGRESS)
 		bf->a.failed = bf->a.unreachable = bf->a.challenged = 0;
-	bool final = response.status >= 400 && response.status != 416 && !worth_retrying(response.status);
+	bool final = response.status >= 400 && response.status != 416 &&
+		     !worth_retrying(response.status);
 	return final ? r : try_again(&bf->a, r, response.retry_after_s, why);
 }
 
@@ -300,7 +306,8 @@ static int finish(struct blob_fetch *bf, struct banger_error *why)
 		return 1;
 	if (why->code != BANGER_CORRUPT || !bf->resumed || bf->restarted)
 		return r;
-	log_warn("a partial blob was wrong; it is fetched anew", KV_S("digest", blob_digest(bf->b)));
+	log_warn(
+		"a partial blob was wrong; it is fetched anew", KV_S("digest", blob_digest(bf->b)));
 	bf->restarted = true;
 	return 0;
 }

@@ -99,7 +99,8 @@ const char *http_url_text(const char *url, char *buf, size_t size)
 		if (*p == '@')
 			at = p;
 	if (at)
-		snprintf(buf, size, "%.*s%.*s", (int)(host - url), url, (int)(end - at - 1), at + 1);
+		snprintf(
+			buf, size, "%.*s%.*s", (int)(host - url), url, (int)(end - at - 1), at + 1);
 	else
 		snprintf(buf, size, "%.*s", (int)(end - url), url);
 	return buf;
@@ -109,7 +110,8 @@ static int bad_url(const char *url, const char *what, struct banger_error *err)
 {
 	char text[512];
 
-	return banger_error_set(err, BANGER_BAD_REQUEST, "\"%s\" is not a URL that can be fetched: %s",
+	return banger_error_set(err, BANGER_BAD_REQUEST,
+		"\"%s\" is not a URL that can be fetched: %s",
 		http_url_text(url, text, sizeof(text)), what);
 }
 
@@ -124,6 +126,10 @@ int http_url_split(const char *url, bool *ret_tls, char **ret_host, struct bange
 	for (const char *p = url; *p; p++)
 		if ((unsigned char)*p <= ' ' || *p == 127)
 			return bad_url(url, "it has blanks or control characters", err);
+	/* curl takes "http:///x" for "http://x". */
+	const char *authority = strstr(url, "://");
+	if (!authority || strchr("/?#", authority[3]))
+		return bad_url(url, "it has no host", err);
 	CURLUcode c = curl_url_set(u, CURLUPART_URL, url, CURLU_DISALLOW_USER);
 	if (c == CURLUE_USER_NOT_ALLOWED)
 		return bad_url(url, "it has a user name in it", err);
@@ -242,7 +248,8 @@ static int read_ca_file(const char *path, char **text, struct banger_error *err)
 	size_t len = *text ? strlen(*text) : 0;
 
 	if (!f)
-		return banger_error_set_errno(err, errno, "cannot read the certificates in %s", path);
+		return banger_error_set_errno(
+			err, errno, "cannot read the certificates in %s", path);
 	for (;;) {
 		char *more = realloc(*text, len + 65536 + 1);
 		if (!more)
@@ -297,7 +304,8 @@ static void set_protocols(CURL *c)
 static int set_options(struct hop *p, struct banger_error *err)
 {
 	const struct http_request *q = p->q;
-	int64_t connect_ms = p->http->stall_ms < CONNECT_MS_MAX ? p->http->stall_ms : CONNECT_MS_MAX;
+	int64_t connect_ms =
+		p->http->stall_ms < CONNECT_MS_MAX ? p->http->stall_ms : CONNECT_MS_MAX;
 	CURL *c = p->t.easy;
 	char range[32];
 
@@ -354,7 +362,8 @@ static const char *method(const struct http_request *q)
 	return q->post ? "POST" : q->head ? "HEAD" : "GET";
 }
 
-static int failed(const struct hop *p, enum banger_code code, const char *what, struct banger_error *err)
+static int failed(
+	const struct hop *p, enum banger_code code, const char *what, struct banger_error *err)
 {
 	char url[512], at[64] = "";
 	int64_t offset = (p->t.status == 206 ? p->q->offset : 0) + p->t.received;
@@ -369,11 +378,18 @@ static int failed(const struct hop *p, enum banger_code code, const char *what, 
 static int curl_failed(const struct hop *p, struct banger_error *err)
 {
 	const char *what = p->error[0] ? p->error : curl_easy_strerror(p->t.code);
+	char text[512];
 
 	switch (p->t.code) {
 	case CURLE_OUT_OF_MEMORY:
 		return banger_error_oom(err);
 	case CURLE_PEER_FAILED_VERIFICATION:
+		snprintf(text, sizeof(text),
+			"%.250s (if it is to be trusted: \"registries\": {\"%.100s\": "
+			"{\"ca_file\": …}} in the "
+			"configuration)",
+			what, p->host);
+		return failed(p, BANGER_DENIED, text, err);
 	case CURLE_SSL_CACERT_BADFILE:
 	case CURLE_SSL_CERTPROBLEM:
 	case CURLE_SSL_ISSUER_ERROR:
@@ -407,7 +423,8 @@ static int outcome(const struct hop *p, struct banger_error *err)
 			(double)p->http->stall_ms / 1000);
 		return failed(p, BANGER_TIMEOUT, text, err);
 	case TRANSFER_TOO_LARGE:
-		snprintf(text, sizeof(text), "the answer is longer than the %lld bytes that it may have",
+		snprintf(text, sizeof(text),
+			"the answer is longer than the %lld bytes that it may have",
 			(long long)p->q->limit);
 		return failed(p, BANGER_TOO_LARGE, text, err);
 	case TRANSFER_HEADERS:
@@ -452,13 +469,13 @@ static bool redirected(const struct hop *p)
 	return (s == 301 || s == 302 || s == 303 || s == 307 || s == 308) && p->t.location;
 }
 
-static int refuse_redirect(
-	const struct hop *p, const char *to, enum banger_code code, const char *why, struct banger_error *err)
+static int refuse_redirect(const struct hop *p, const char *to, enum banger_code code,
+	const char *why, struct banger_error *err)
 {
 	char url[512], what[700];
 
-	snprintf(what, sizeof(what), "it redirects to %s, %s",
-		http_url_text(to, url, sizeof(url)), why);
+	snprintf(what, sizeof(what), "it redirects to %s, %s", http_url_text(to, url, sizeof(url)),
+		why);
 	return failed(p, code, what, err);
 }
 

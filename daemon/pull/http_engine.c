@@ -383,7 +383,8 @@ static unsigned list_waits(struct http_engine *e)
 			e->waits = more;
 			e->waits_room = room;
 		}
-		e->waits[n++] = (struct curl_waitfd){.fd = t->cancel_fd, .events = CURL_WAIT_POLLIN};
+		e->waits[n++] =
+			(struct curl_waitfd){.fd = t->cancel_fd, .events = CURL_WAIT_POLLIN};
 	}
 	return n;
 }

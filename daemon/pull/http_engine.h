@@ -55,7 +55,7 @@ struct transfer {
 	/* The engine's. */
 	struct transfer *next;
 	int64_t last_us; /* when something came */
-	size_t fill;	 /* of the piece at `tail` */
+	size_t fill;     /* of the piece at `tail` */
 	size_t header_bytes;
 	int64_t received;
 	enum transfer_end end;
@@ -77,7 +77,8 @@ void transfer_done(struct transfer *t);
 /* Hand it to the engine. From here on until transfer_next() gave 0 it must stay where it is. */
 void transfer_start(struct http_engine *e, struct transfer *t);
 /* Wait for a piece: 1; 0 when the transfer has ended and no piece is left. */
-int transfer_next(struct http_engine *e, struct transfer *t, const void **ret_data, size_t *ret_len);
+int transfer_next(
+	struct http_engine *e, struct transfer *t, const void **ret_data, size_t *ret_len);
 void transfer_release(struct http_engine *e, struct transfer *t);
 /* No more pieces are wanted; waits until the engine has let go. */
 void transfer_abort(struct http_engine *e, struct transfer *t);

@@ -16,7 +16,8 @@
 #include "pull/settings.h"
 
 static const char *const manifest_headers[] = {
-	"Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+	"Accept: application/vnd.oci.image.index.v1+json, "
+	"application/vnd.oci.image.manifest.v1+json, "
 	"application/vnd.docker.distribution.manifest.list.v2+json, "
 	"application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1",
 	NULL};
@@ -34,7 +35,8 @@ static bool wants_tls(int r, const struct http_response *a)
 }
 
 /* Nothing secret is sent. Whatever goes wrong here goes wrong again, and is reported, later. */
-static int probe_loopback(struct registry *r, const char *host, bool *ret_tls, struct banger_error *err)
+static int probe_loopback(
+	struct registry *r, const char *host, bool *ret_tls, struct banger_error *err)
 {
 	_cleanup_http_response_ struct http_response a = {0};
 	_cleanup_free_ char *url = NULL;
@@ -66,7 +68,8 @@ static int open_endpoint(struct registry *r, const char *host, struct banger_err
 	e->host = strdup(host);
 	if (!e->host)
 		return banger_error_oom(err);
-	if (asprintf(&e->base, "%s://%s/v2/%s", tls ? "https" : "http", server, r->ref->repository) < 0) {
+	if (asprintf(&e->base, "%s://%s/v2/%s", tls ? "https" : "http", server,
+		    r->ref->repository) < 0) {
 		e->base = NULL;
 		return banger_error_oom(err);
 	}
@@ -186,8 +189,8 @@ static int get(struct registry *r, struct registry_endpoint *e, const char *kind
 static int refuse(const struct registry *r, enum banger_code code, const char *name,
 	const char *what, struct banger_error *err)
 {
-	return banger_error_set(err, code, "%s of %s/%s: %s", name, r->ref->host,
-		r->ref->repository, what);
+	return banger_error_set(
+		err, code, "%s of %s/%s: %s", name, r->ref->host, r->ref->repository, what);
 }
 
 static int check_content(const struct registry *r, const char *name, const char *digest,
@@ -196,8 +199,8 @@ static int check_content(const struct registry *r, const char *name, const char 
 	char text[200];
 
 	if (d && (int64_t)a->len != d->size) {
-		snprintf(text, sizeof(text), "it has %zu bytes, and its descriptor says %lld", a->len,
-			(long long)d->size);
+		snprintf(text, sizeof(text), "it has %zu bytes, and its descriptor says %lld",
+			a->len, (long long)d->size);
 		return refuse(r, BANGER_CORRUPT, name, text, err);
 	}
 	if (digest && !pull_digest_matches(digest, a->body, a->len))
@@ -236,7 +239,8 @@ static int get_somewhere(struct registry *r, const char *kind, const char *name,
 
 	if (d && d->size > PULL_DOCUMENT_MAX) {
 		char text[100];
-		snprintf(text, sizeof(text), "%lld bytes are more than the %d that a document may have",
+		snprintf(text, sizeof(text),
+			"%lld bytes are more than the %d that a document may have",
 			(long long)d->size, PULL_DOCUMENT_MAX);
 		return refuse(r, BANGER_TOO_LARGE, name, text, err);
 	}
@@ -267,7 +271,8 @@ static void media_type_of(const struct http_response *a, char ret[160])
 	snprintf(ret, 160, "%s", strlen(type) < 160 ? type : "");
 }
 
-static int digest_of(const struct http_response *a, const char *like, char ret[PULL_DIGEST_MAX], struct banger_error *err)
+static int digest_of(const struct http_response *a, const char *like, char ret[PULL_DIGEST_MAX],
+	struct banger_error *err)
 {
 	_cleanup_pull_hash_ struct pull_hash *h = NULL;
 
@@ -279,9 +284,9 @@ static int digest_of(const struct http_response *a, const char *like, char ret[P
 	return 0;
 }
 
-int registry_manifest(struct registry *r, const char *what, const struct pull_descriptor *descriptor,
-	char **ret_text, size_t *ret_len, char ret_media_type[160],
-	char ret_digest[PULL_DIGEST_MAX], struct banger_error *err)
+int registry_manifest(struct registry *r, const char *what,
+	const struct pull_descriptor *descriptor, char **ret_text, size_t *ret_len,
+	char ret_media_type[160], char ret_digest[PULL_DIGEST_MAX], struct banger_error *err)
 {
 	static const char sha256[] =
 		"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

@@ -33,7 +33,8 @@ static int fetch_from(struct registry *r, size_t i, const struct pull_descriptor
 	return fetch_blob_from(&f, b, err);
 }
 
-static int foreign(const struct registry *r, const struct pull_descriptor *d, struct banger_error *why)
+static int foreign(
+	const struct registry *r, const struct pull_descriptor *d, struct banger_error *why)
 {
 	char list[600] = "", shown[300];
 	size_t len = 0;
@@ -42,12 +43,14 @@ static int foreign(const struct registry *r, const struct pull_descriptor *d, st
 		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s", len ? ", " : "",
 			http_url_text(*u, shown, sizeof(shown)));
 	return banger_error_set(why, BANGER_UNSUPPORTED,
-		"layer %.136s is not in %.100s/%.100s, only at %s, and banger does not fetch layers from outside "
+		"layer %.136s is not in %.100s/%.100s, only at %s, and banger does not fetch "
+		"layers from outside "
 		"their registry",
 		d->digest, r->ref->host, r->ref->repository, list);
 }
 
-int registry_blob(struct registry *r, const struct pull_descriptor *d, struct blob *b, struct banger_error *err)
+int registry_blob(struct registry *r, const struct pull_descriptor *d, struct blob *b,
+	struct banger_error *err)
 {
 	struct banger_error why = {0};
 	int n = pull_digest_check("the digest of a layer", d->digest, &why);

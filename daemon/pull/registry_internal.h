@@ -36,7 +36,8 @@ struct registry_ask {
 	char *sent;
 };
 void registry_ask_done(struct registry_ask *a);
-int registry_authorize(void *ask, bool challenged, const char *challenge, char **ret, struct banger_error *err);
+int registry_authorize(
+	void *ask, bool challenged, const char *challenge, char **ret, struct banger_error *err);
 
 /* BASE/KIND/NAME: "manifests" or "blobs". NULL: no memory. */
 char *registry_url(const struct registry_endpoint *e, const char *kind, const char *name);

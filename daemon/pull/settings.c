@@ -41,9 +41,9 @@ static bool host_valid(const char *s)
 	if (n > 255 || len == 0)
 		return false;
 	if (s[0] == '[')
-		return s[len - 1] == ']' &&
-		       strspn(s + 1, "0123456789abcdefABCDEF:.") == len - 2;
-	return strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == len;
+		return s[len - 1] == ']' && strspn(s + 1, "0123456789abcdefABCDEF:.") == len - 2;
+	return strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") ==
+	       len;
 }
 
 static void lower(char *s)
@@ -64,8 +64,7 @@ static int read_flag(const struct banger_config *c, struct pull_host *h, const c
 static int read_text(const struct banger_config *c, struct pull_host *h, const char *key,
 	struct json_object *v, char **ret, struct banger_error *err)
 {
-	const char *s =
-		json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL;
+	const char *s = json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL;
 
 	if (!s || !*s || strlen(s) != (size_t)json_object_get_string_len(v))
 		return refuse(c, h->host, key, "must be a string", err);
@@ -137,13 +136,12 @@ int pull_settings_new(
 	if (!s)
 		return banger_error_oom(err);
 	if (config->registries) {
-		int r = banger_json_parse(
-			config->registries, strlen(config->registries), &o, err);
+		int r = banger_json_parse(config->registries, strlen(config->registries), &o, err);
 		if (r == 0 && !json_object_is_type(o, json_type_object))
 			r = banger_error_set(err, BANGER_BAD_REQUEST, "must be an object");
 		if (r < 0) {
-			banger_error_prefix(err, "%s: \"registries\"",
-				config->file ?: "the configuration");
+			banger_error_prefix(
+				err, "%s: \"registries\"", config->file ?: "the configuration");
 			return r;
 		}
 		s->hosts = calloc((size_t)json_object_object_length(o) + 1, sizeof(*s->hosts));
@@ -232,12 +230,12 @@ bool pull_host_loopback(const char *host)
 static int append_file(int dirfd, const char *name, const char *shown, char **text, size_t *len,
 	struct banger_error *err)
 {
-	_cleanup_close_ int fd =
-		openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	_cleanup_close_ int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	struct stat st;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return banger_error_set_errno(err, errno, "cannot read the certificates in %s", shown);
+		return banger_error_set_errno(
+			err, errno, "cannot read the certificates in %s", shown);
 	if (!S_ISREG(st.st_mode) || st.st_size > CERTIFICATES_MAX)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
 			"the certificates in %s: not a file of at most %d bytes", shown,
@@ -259,8 +257,8 @@ static int append_file(int dirfd, const char *name, const char *shown, char **te
 	return 0;
 }
 
-static int append_directory(const char *base, const char *host, char **text, size_t *len,
-	struct banger_error *err)
+static int append_directory(
+	const char *base, const char *host, char **text, size_t *len, struct banger_error *err)
 {
 	_cleanup_free_ char *path = NULL;
 	_cleanup_closedir_ DIR *d = NULL;
@@ -283,8 +281,8 @@ static int append_directory(const char *base, const char *host, char **text, siz
 		if (r < 0)
 			return r;
 		if (*len > CERTIFICATES_MAX)
-			return banger_error_set(
-				err, BANGER_TOO_LARGE, "there are too many certificates in %s", path);
+			return banger_error_set(err, BANGER_TOO_LARGE,
+				"there are too many certificates in %s", path);
 	}
 	return 0;
 }

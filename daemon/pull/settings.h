@@ -28,9 +28,9 @@
 #include <banger/paths.h>
 
 struct pull_host {
-	char *host; /* "registry.lan:5000", lower case */
+	char *host;                     /* "registry.lan:5000", lower case */
 	bool plain_http, insecure, tls; /* tls: plain_http was said to be false */
-	char *ca_file, *mirror; /* NULL: none */
+	char *ca_file, *mirror;         /* NULL: none */
 };
 
 struct pull_settings {
@@ -39,7 +39,8 @@ struct pull_settings {
 };
 
 /* BAD_REQUEST names the configuration file, the host and the key. */
-int pull_settings_new(const struct banger_config *config, struct pull_settings **ret, struct banger_error *err);
+int pull_settings_new(
+	const struct banger_config *config, struct pull_settings **ret, struct banger_error *err);
 void pull_settings_freep(struct pull_settings **s);
 #define _cleanup_pull_settings_ _cleanup_(pull_settings_freep)
 /* At the daemon's start: is what the configuration says of registries sound? */
@@ -51,6 +52,7 @@ const struct pull_host *pull_settings_find(const struct pull_settings *s, const 
 /* localhost, 127.0.0.0/8 or ::1, with or without a port, brackets or a final dot. */
 bool pull_host_loopback(const char *host);
 /* All further certificates for the host in one PEM text; NULL: none. */
-int pull_host_certificates(const struct pull_settings *s, const char *host, char **ret, struct banger_error *err);
+int pull_host_certificates(
+	const struct pull_settings *s, const char *host, char **ret, struct banger_error *err);
 
 #endif

@@ -53,13 +53,15 @@ int auth_realm_check(
 	bool loopback = pull_host_loopback(registry_host) && pull_host_loopback(realm_host);
 	if (registry_tls && !realm_tls && !loopback)
 		return banger_error_set(err, BANGER_DENIED,
-			"the registry %s is asked over https, but wants a token from %s, over plain "
+			"the registry %s is asked over https, but wants a token from %s, over "
+			"plain "
 			"HTTP: refused",
 			registry_host, text);
 	if (registry_tls || !credentials || loopback || same_name(registry_host, realm_host))
 		return 0;
 	return banger_error_set(err, BANGER_DENIED,
-		"the registry %s is asked over plain HTTP and wants its credentials sent to another "
+		"the registry %s is asked over plain HTTP and wants its credentials sent to "
+		"another "
 		"host, %s: refused",
 		registry_host, text);
 }
@@ -200,7 +202,8 @@ static int ask(const struct auth_token_request *q, const char *url, const char *
 	const struct auth_credentials *c = q->credentials;
 	_cleanup_free_ char *authorization = NULL;
 	char text[512];
-	struct http_request hq = {.url = url, .post = form, .limit = ANSWER_MAX, .cancel_fd = q->cancel_fd};
+	struct http_request hq = {
+		.url = url, .post = form, .limit = ANSWER_MAX, .cancel_fd = q->cancel_fd};
 	struct fetch f = {.http = q->http, .config = q->config, .cancel_fd = q->cancel_fd};
 
 	if (c && c->user && !form) {
@@ -218,16 +221,17 @@ static int ask(const struct auth_token_request *q, const char *url, const char *
 	bool refused = a.status == 400 || a.status == 401 || a.status == 403;
 	if (refused && c)
 		return banger_error_set(err, BANGER_DENIED,
-			"the token server %s does not take the credentials in %s (it answered %ld)", text,
-			c->source, a.status);
+			"the token server %s does not take the credentials in %s (it answered %ld)",
+			text, c->source, a.status);
 	if (refused)
 		return banger_error_set(err, BANGER_DENIED,
-			"the token server %s gives nothing to somebody without credentials, and there are "
+			"the token server %s gives nothing to somebody without credentials, and "
+			"there are "
 			"none for %s (it answered %ld)",
 			text, q->registry, a.status);
 	if (a.status != 200)
-		return banger_error_set(err, BANGER_UNAVAILABLE,
-			"the token server %s answered %ld", text, a.status);
+		return banger_error_set(err, BANGER_UNAVAILABLE, "the token server %s answered %ld",
+			text, a.status);
 	r = read_answer(&a, ret, err);
 	explicit_bzero(a.body, a.len);
 	if (r < 0)

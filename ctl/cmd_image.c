@@ -177,6 +177,12 @@ static int add_config(struct listing *l, struct json_object *config)
 		r = fields_add(l, "user", banger_json_str(config, "user"));
 	if (r == 0)
 		r = fields_add(l, "working dir", banger_json_str(config, "working_dir"));
+	if (r == 0)
+		r = add_words(l, "ports", config, "exposed_ports");
+	if (r == 0)
+		r = add_words(l, "volumes", config, "volumes");
+	if (r == 0)
+		r = fields_add(l, "stop signal", banger_json_str(config, "stop_signal"));
 	struct json_object *labels = banger_json_get(config, "labels");
 	if (r < 0 || !json_object_is_type(labels, json_type_object))
 		return r;
@@ -626,7 +632,8 @@ const struct cli_command cmd_image_commands[] = {
 		.name = "configure",
 		.help = "Set a draft's kernel, command, user, labels and so on",
 		.about = "Takes a JSON document such as image.json, with any of kernel, "
-			"entrypoint, cmd, env, user, working_dir and labels. The same as writing "
+			"entrypoint, cmd, env, user, working_dir, labels, exposed_ports, "
+			"volumes and stop_signal. The same as writing "
 			"drafts/DRAFT/image.json.",
 		.arguments = CLI_ARGUMENTS(
 			{"DRAFT", "A draft: name, id, or a prefix of one", .words = CLI_DRAFTS},

@@ -95,7 +95,7 @@ struct store_connection {
 
 #define STORE_VIEWS_KEPT 4
 /* Length of the write-ahead log, in pages of 4 KiB, from which it is copied into the database so that it can
- * begin anew; which its file has room for from the start; from which a commit copies it itself. */
+ * begin anew; which its file is given room for; from which a commit copies it itself. */
 #define STORE_WAL_PAGES 1000
 #define STORE_WAL_PAGES_ROOM 2000
 #define STORE_WAL_PAGES_MAX 8000
@@ -111,6 +111,7 @@ struct store {
 	/* How many rows there are, kept up to date by commits from the first store_count() on. */
 	atomic_int_least64_t images[2], kernels;
 	atomic_bool counted;
+	atomic_bool has_room; /* the write-ahead log's file was made long */
 	int checkpoint_at;    /* the length at which a commit makes a checkpoint itself; by write_lock */
 };
 

@@ -135,32 +135,6 @@ static void read_ahead(const char *path)
 		posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
 }
 
-/* A commit that makes the log's file longer waits for the filesystem's journal, and with it for
- * whatever else is in there; one that writes over what is there waits for its own pages alone, which
- * takes half the time. So the file is made long beforehand, of written zeros: SQLite takes a frame for
- * one only with the right checksum. Nothing depends on it but speed. Nobody writes to the log yet. */
-static void make_room_in_log(const char *path)
-{
-	static const char zeros[64 * 1024];
-	const off_t room = 32 + STORE_WAL_PAGES_ROOM * (24 + 4096); /* header, frames */
-	_cleanup_free_ char *wal = NULL;
-	struct stat st;
-
-	if (asprintf(&wal, "%s-wal", path) < 0) {
-		wal = NULL;
-		return;
-	}
-	_cleanup_close_ int fd = open(wal, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
-	ssize_t n = fd >= 0 && fstat(fd, &st) == 0 ? 1 : -1;
-	for (off_t at = n > 0 ? st.st_size : room; n > 0 && at < room; at += n) {
-		size_t rest = room - at;
-		n = pwrite(fd, zeros, rest < sizeof(zeros) ? rest : sizeof(zeros), at);
-	}
-	if (n <= 0 || fdatasync(fd) < 0)
-		log_warn("no room could be made for the write-ahead log; changes take longer",
-			KV_S("error", strerrordesc_np(errno)));
-}
-
 static int open_connections(struct store *s, struct banger_error *err)
 {
 	bool thorough = left_open(s->path);
@@ -187,7 +161,6 @@ static int open_connections(struct store *s, struct banger_error *err)
 		return r;
 	}
 	sqlite3_db_config(s->writer.db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
-	make_room_in_log(s->path);
 	sqlite3_wal_hook(s->writer.db, note_wal, s);
 	if ((r = connection_open(s->path, false, &s->reader, err)) < 0 ||
 		(r = connection_configure(&s->reader, READER_CACHE_KIB, err)) < 0 ||
@@ -260,6 +233,48 @@ void store_closep(struct store **p)
 	*p = NULL;
 }
 
+/* Append zeros to the log's file up to its room, a piece at a time between two commits: what a commit
+ * writes is never beyond the file's end as others see it then. 1: more to do. */
+static int extend_log(struct store *s, int fd)
+{
+	static const char zeros[256 * 1024];
+	const off_t room = 32 + STORE_WAL_PAGES_ROOM * (24 + 4096); /* header, frames */
+	struct stat st;
+	ssize_t n = 0;
+
+	pthread_mutex_lock(&s->write_lock);
+	int r = fstat(fd, &st);
+	if (r == 0 && st.st_size < room) {
+		size_t rest = room - st.st_size;
+		n = pwrite(fd, zeros, rest < sizeof(zeros) ? rest : sizeof(zeros), st.st_size);
+	}
+	pthread_mutex_unlock(&s->write_lock);
+	return r < 0 || n < 0 ? -errno : n > 0;
+}
+
+/* A commit that makes the log's file longer waits for the filesystem's journal, and with it for
+ * whatever else is in there; one that writes over what is there waits for its own pages alone, which
+ * takes half the time. So the file is made long once, of written zeros: SQLite takes a frame for one
+ * only with the right checksum. Nothing depends on it but speed. */
+static void make_room_in_log(struct store *s)
+{
+	_cleanup_free_ char *wal = NULL;
+	int r = -ENOMEM;
+
+	if (asprintf(&wal, "%s-wal", s->path) < 0)
+		wal = NULL;
+	_cleanup_close_ int fd = wal ? open(wal, O_WRONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+	if (wal)
+		r = fd < 0 ? -errno : 1;
+	while (r > 0)
+		r = extend_log(s, fd);
+	if (r == 0 && fdatasync(fd) < 0)
+		r = -errno;
+	if (r < 0)
+		log_warn("no room could be made for the write-ahead log; changes take longer",
+			KV_S("error", strerrordesc_np(-r)));
+}
+
 static int checkpoint(struct store *s)
 {
 	return sqlite3_wal_checkpoint_v2(
@@ -268,6 +283,8 @@ static int checkpoint(struct store *s)
 
 void store_maintain(struct store *s)
 {
+	if (!atomic_exchange(&s->has_room, true))
+		make_room_in_log(s);
 	if (atomic_load(&s->wal_pages) < STORE_WAL_PAGES)
 		return;
 	pthread_mutex_lock(&s->checkpoint_lock);

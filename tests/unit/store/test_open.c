@@ -92,6 +92,46 @@ static void takes_over_after_a_crash(void **state)
 	assert_int_equal(i.generation, 2);
 }
 
+/* The log's file is longer than the log: what is behind its end is not taken for a part of it, and what was
+ * committed before and after it was made long, and after it began anew, is there. */
+static void finds_the_end_of_a_long_log(void **state)
+{
+	struct fixture *f = *state;
+	struct banger_error err = {0};
+	struct banger_image found = {0};
+	char path[128], name[32];
+	struct stat st;
+	int status;
+
+	store_closep(&f->store);
+	pid_t pid = fork();
+	if (pid == 0) {
+		int r = open_store(f, NULL);
+		for (int i = 0; r == 0 && i < 600; i++) {
+			struct banger_image mine = make_draft("x");
+			snprintf(mine.name, sizeof(mine.name), "d%d", i);
+			r = store_image_insert(f->store, &mine, NULL, NULL);
+			if (i % 100 == 50)
+				store_maintain(f->store);
+		}
+		if (r == 0)
+			kill(getpid(), SIGKILL);
+		_exit(1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	path_of(f, "registry.db-wal", path, sizeof(path));
+	assert_int_equal(stat(path, &st), 0);
+	/* Made long, and not made longer by what was written. */
+	assert_int_equal(st.st_size, 32 + 2000 * 4120);
+	assert_ok(open_store(f, &err), err);
+	for (int i = 0; i < 600; i++) {
+		snprintf(name, sizeof(name), "drafts/d%d", i);
+		assert_ok(store_image_find(f->store, name, -1, &found, &err), err);
+		banger_image_done(&found);
+	}
+}
+
 static void refuses_the_future(void **state)
 {
 	struct fixture *f = *state;
@@ -194,9 +234,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 		T(opens_again), T(refuses_a_second_daemon), T(takes_over_after_a_crash),
-		T(refuses_the_future), T(refuses_garbage), T(refuses_a_damaged_page),
-		T(refuses_another_programs_database), T(makes_an_empty_file_ours),
-		T(says_where_it_cannot_write)};
+		T(finds_the_end_of_a_long_log), T(refuses_the_future), T(refuses_garbage),
+		T(refuses_a_damaged_page), T(refuses_another_programs_database),
+		T(makes_an_empty_file_ours), T(says_where_it_cannot_write)};
 
 	return cmocka_run_group_tests_name("store/open", tests, NULL, NULL);
 }

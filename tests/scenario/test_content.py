@@ -688,8 +688,8 @@ class Content:
         self.log = base / 'content.log'
         with open(self.log, 'ab') as log:
             self.popen = subprocess.Popen([*setpriv, RUN, self.mnt, daemon.path, base / 'run'], stdin=subprocess.PIPE,
-                                          stdout=subprocess.PIPE, stderr=log, text=True)
-        resource.prlimit(self.popen.pid, resource.RLIMIT_NOFILE, (nofile, nofile))
+                                          stdout=subprocess.PIPE, stderr=log, text=True,
+                                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile)))
 
     def line(self):
         return self.popen.stdout.readline().rstrip('\n')

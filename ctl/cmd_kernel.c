@@ -106,6 +106,22 @@ static int do_import(struct ctl *c, const struct cli_invocation *in, struct bang
 	return r < 0 ? r : ctl_print_made(c, "imported", "kernel", result, err);
 }
 
+static int do_pull(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
+{
+	_cleanup_json_ struct json_object *params = NULL, *result = NULL;
+	_cleanup_free_ char *what = NULL;
+	int r = ctl_params(&params, err, "kernel", in->args[0], "name", cli_text(in, "name"), NULL);
+
+	if (r < 0)
+		return r;
+	if (asprintf(&what, "pulling kernel %s", in->args[0]) < 0)
+		return banger_error_oom(err);
+	const struct ctl_work work = {.what = what};
+	r = ctl_call_long(
+		c, &work, BANGER_METHOD_KERNEL_PULL, TAKE_PTR(params), NULL, 0, &result, err);
+	return r < 0 ? r : ctl_print_made(c, "pulled", "kernel", result, err);
+}
+
 static int do_rm(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
 {
 	_cleanup_json_ struct json_object *params = NULL, *result = NULL;
@@ -153,6 +169,20 @@ const struct cli_command cmd_kernel_commands[] = {
 			{"banger-ctl kernel import linux-image-6.1*_amd64.deb --name debian",
 				"the kernel with its modules"}),
 		.handler = do_import,
+		.changes = true,
+	},
+	{
+		.name = "pull",
+		.help = "Pull a kernel from a catalog",
+		.about = "\"banger-ctl catalog ls\" lists what there is. It is fetched, compared with the "
+			"digest in the catalog, and imported.",
+		.arguments = CLI_ARGUMENTS(
+			{"NAME", "Its name in the catalog"}),
+		.options = CLI_OPTIONS(
+			{"name", 'n', CLI_TEXT, "NAME", "The new kernel's name (default: the same)"}),
+		.examples = CLI_EXAMPLES(
+			{"banger-ctl kernel pull debian-6.1", "the kernel with its modules"}),
+		.handler = do_pull,
 		.changes = true,
 	},
 	{

@@ -46,6 +46,7 @@ void ctl_say_error(const struct banger_error *err);
 struct ctl_work {
 	const char *what; /* "importing web", for the progress line; NULL: none is shown */
 	const _Atomic int64_t *done; /* bytes done, for the progress line; NULL: not known */
+	const int *growing; /* a file whose size is the bytes done; NULL: none */
 	/* Instead of the line: called four times a second on a thread of its own, and at the end. */
 	void (*tick)(void *arg);
 	void (*end)(void *arg);

@@ -10,6 +10,7 @@ const struct cli_group cli_groups[] = {
 	{"", "Daemon and machine", cmd_daemon_commands},
 	{"image", "Images and drafts", cmd_image_commands},
 	{"kernel", "Kernels to boot images with", cmd_kernel_commands},
+	{"catalog", "Catalogs of bundles and kernels", cmd_catalog_commands},
 	{"vm", "Virtual machines", cmd_vm_commands},
 	{"op", "Operations: what was done, by whom, and how it ended", cmd_op_commands},
 	{"fs", "The registry as a filesystem", cmd_fs_commands},

@@ -102,6 +102,7 @@ extern const struct cli_option cli_globals[];
 extern const struct cli_command cmd_daemon_commands[];
 extern const struct cli_command cmd_image_commands[];
 extern const struct cli_command cmd_kernel_commands[];
+extern const struct cli_command cmd_catalog_commands[];
 extern const struct cli_command cmd_vm_commands[];
 extern const struct cli_command cmd_op_commands[];
 extern const struct cli_command cmd_fs_commands[];

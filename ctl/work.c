@@ -21,6 +21,7 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <banger/log.h>
 #include <banger/methods.h>
 #include "ctl.h"
@@ -67,6 +68,7 @@ static void erase_progress(struct watcher *w)
 static void draw_progress(struct watcher *w)
 {
 	char size[TEXT_SIZE_LEN], took[TEXT_DURATION_LEN];
+	struct stat st;
 	_cleanup_free_ char *what = text_clean(w->work->what);
 	int64_t elapsed = (banger_monotonic_us() - w->started_us) / 1000000 * 1000000;
 
@@ -75,6 +77,8 @@ static void draw_progress(struct watcher *w)
 	fprintf(stderr, "\r%s: ", what);
 	if (w->work->done)
 		fprintf(stderr, "%s, ", text_size(atomic_load(w->work->done), size));
+	else if (w->work->growing && fstat(*w->work->growing, &st) == 0)
+		fprintf(stderr, "%s, ", text_size(st.st_size, size));
 	fprintf(stderr, "%s\033[K", text_duration(elapsed, took));
 	w->drawn = true;
 }

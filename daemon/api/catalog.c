@@ -208,11 +208,12 @@ static int list_add(struct listing *l, struct json_object *list, struct json_obj
 }
 
 static struct json_object *source_json(
-	const char *location, int64_t age_s, const struct banger_error *why)
+	const char *location, const char *pin, int64_t age_s, const struct banger_error *why)
 {
 	_cleanup_json_ struct json_object *o = json_object_new_object();
 
 	if (!o || banger_json_add_str(o, "location", location) < 0 ||
+		banger_json_add_str(o, "digest", pin) < 0 ||
 		banger_json_add_bool(o, "ok", why->code == BANGER_OK) < 0)
 		return NULL;
 	if (why->code != BANGER_OK)
@@ -254,7 +255,8 @@ static int list_catalog(
 		*err = why;
 		return r;
 	}
-	r = list_add(l, l->sources, source_json(catalogs_location(all, i), age_s, &why), err);
+	r = list_add(l, l->sources,
+		source_json(catalogs_location(all, i), catalogs_pin(all, i), age_s, &why), err);
 	if (r == 0)
 		r = list_entries(l, c, str(call, "name"), err);
 	l->n = i + 1;

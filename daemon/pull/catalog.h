@@ -95,6 +95,7 @@ void catalogs_freep(struct catalogs **c);
 
 size_t catalogs_count(const struct catalogs *c);
 const char *catalogs_location(const struct catalogs *c, size_t i);
+const char *catalogs_pin(const struct catalogs *c, size_t i); /* NULL: it has none */
 
 /* Catalog i. refresh: do not take what is kept, unless the server is away. cancel_fd: -1 none. *ret_age_s: how old
  * it is, 0: just read. NOT_FOUND, DENIED, UNAVAILABLE, TIMEOUT, CANCELLED; CORRUPT: it is not what the configuration

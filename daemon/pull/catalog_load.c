@@ -76,6 +76,13 @@ const char *catalogs_location(const struct catalogs *c, size_t i)
 	return c->settings.items[i].location;
 }
 
+const char *catalogs_pin(const struct catalogs *c, size_t i)
+{
+	const char *digest = c->settings.items[i].digest;
+
+	return digest[0] ? digest : NULL;
+}
+
 /* ---- files */
 
 static int read_whole(int fd, int64_t size, struct text *ret, struct banger_error *err)

@@ -22,13 +22,18 @@
  *   image.rename   {"image":IMAGE,"name"}          → {"image":<image>}                exists
  *   image.swap     {"a":IMAGE,"b":IMAGE}           → {"images":[<image>,<image>]}     both of one state
  *   image.delete   {"image":IMAGE}                 → {"image":<image> as it was}      busy
- *   image.import   {"name","format":"auto"|"raw"|"tar","source"?,"size"?:bytes} +fd → {"image":<image>}   published
+ *   image.import   {"name","format":"auto"|"raw"|"tar"|"bundle"|"qcow2","source"?,"size"?:bytes} +fd → {"image":<image>}   published
  *   image.pull     {"source":REFERENCE|BUNDLE,"name"?,"platform"?:"OS/ARCH","kernel"?:KERNEL} → {"image":<image>}   ends with
  *                                                    its client; exists denied not_found unavailable timeout too_large corrupt
  *                                                    no_space unsupported
  *   image.pull.begin  as image.pull                → {"op_id"}       goes on by itself
  *   image.pull.status {"op_id"}                    → {"op":<op>,"image"?:<image> of one that was begun, when it is done}
  *   image.pull.cancel {"op_id"}                    → {}
+ *   image.export   {"image":IMAGE} +fd             → {"image":<image>,"bundle":{"size","digest"}}   fd: a new file or a pipe,
+ *                                                    which gets the bundle                     corrupt no_space too_large
+ *   image.prune    {"max"?:bytes,"dry_run"?:bool}  → {"removed":<cached>,"kept":<cached>}   of what pulls keep; max: the
+ *                                                    configured limit if left out. <cached>: {"blobs","blob_bytes","partials",
+ *                                                    "partial_bytes","in_use_bytes","unpacked","unpacked_bytes","bytes"}
  *   image.verify   {"image":IMAGE}                 → {"image":<image>,"digest","digest_ok":bool,"fsck":"clean"|text,"ok":bool}
  *   image.configure {"image":IMAGE (a draft),"document":{…}} → {"image":<image>}      as writing image.json
  *
@@ -41,7 +46,14 @@
  *
  *   kernel.ls {} → {"kernels":[<kernel>…]}         kernel.show {"kernel":KERNEL} → {"kernel":<kernel>,"files":[…]}
  *   kernel.import {"name","format":"auto"|"vmlinuz"|"deb"|"tar","source"?} +fd → {"kernel":<kernel>}   exists corrupt
+ *   kernel.pull   {"kernel":NAME in a catalog,"name"?,"arch"?} → {"kernel":<kernel>}   exists not_found corrupt unavailable
  *   kernel.delete {"kernel":KERNEL}                → {"kernel"}                       busy
+ *
+ *   catalog.ls    {"name"?,"refresh"?:bool}        → {"catalogs":[{"location","ok":bool,"age_s"|"code","error","digest"? the
+ *                                                    pin}],"bundles":[<entry>…],"kernels":[<entry>…]} in the order of the
+ *                                                    catalogs. <entry>: {"name","arch","size","digest","location","catalog",
+ *                                                    "kernel"?,"version"?,"description"?,"held":[names of images or kernels
+ *                                                    made of it],"shadowed_by"?: a catalog that stands before}
  *
  *   vm.run {"image":IMAGE,"kernel"?,"cpus"?,"memory"?:bytes,"argv"?:[…],"env"?:[…],"user"?,"workdir"?,"accel"?,
  *           "timeout_ms"?} +fd stdin +fd stdout +fd stderr → {"exit_code"?:int,"signal"?:int,"name","accel"}
@@ -95,6 +107,8 @@
 	X(IMAGE_PULL_BEGIN, "image.pull.begin")                                                    \
 	X(IMAGE_PULL_STATUS, "image.pull.status")                                                  \
 	X(IMAGE_PULL_CANCEL, "image.pull.cancel")                                                  \
+	X(IMAGE_EXPORT, "image.export")                                                            \
+	X(IMAGE_PRUNE, "image.prune")                                                              \
 	X(IMAGE_VERIFY, "image.verify")                                                            \
 	X(IMAGE_CONFIGURE, "image.configure")                                                      \
 	X(DRAFT_OPEN, "draft.open")                                                                \
@@ -105,7 +119,9 @@
 	X(KERNEL_LS, "kernel.ls")                                                                  \
 	X(KERNEL_SHOW, "kernel.show")                                                              \
 	X(KERNEL_IMPORT, "kernel.import")                                                          \
+	X(KERNEL_PULL, "kernel.pull")                                                              \
 	X(KERNEL_DELETE, "kernel.delete")                                                          \
+	X(CATALOG_LS, "catalog.ls")                                                                \
 	X(VM_RUN, "vm.run")                                                                        \
 	X(OP_LS, "op.ls")                                                                          \
 	X(OP_SHOW, "op.show")                                                                      \

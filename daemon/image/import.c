@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Import: a raw ext4 image or a tar stream becomes a published image, by way of staging.h. A failure
- * leaves nothing.
+ * Import: a raw ext4 image, a tar stream, a bundle or a qcow2 image becomes a published image, by way
+ * of staging.h. A failure leaves nothing.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -10,10 +10,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include "ext4/superblock.h"
+#include "image/format.h"
+#include "image/qcow2.h"
 #include "image/reference.h"
 #include "image/staging.h"
+#include "pull/bundle.h"
 
-enum { HEAD_SIZE = 2048 }; /* enough for every magic number that is looked for */
+enum { HEAD_SIZE = FORMAT_HEAD };
 
 struct import {
 	struct image_service *s;
@@ -22,7 +25,7 @@ struct import {
 	const char *what; /* the input, in messages */
 	mode_t kind;      /* of its descriptor: S_IFREG, … */
 	int64_t input_size;
-	bool tar;
+	enum image_format format;
 	struct staging *t;
 };
 
@@ -48,7 +51,7 @@ static int look_at_input(struct import *i, struct banger_error *err)
 }
 
 /* Wait until a stream holds enough to tell, or all that it will ever hold. */
-static int wait_for_head(struct import *i, struct banger_error *err)
+static int wait_for_head(const struct import *i, struct banger_error *err)
 {
 	struct pollfd fds[] = {{.fd = i->in->fd, .events = POLLIN | POLLRDHUP},
 		{.fd = operation_cancel_fd(i->op), .events = POLLIN}};
@@ -92,44 +95,32 @@ static ssize_t peek_stream(const struct import *i, unsigned char *head)
 	return n;
 }
 
-static bool looks_like_tar(const unsigned char *head, size_t len)
+/* The first bytes of the input, which stay to be read. */
+static int read_head(
+	const struct import *i, unsigned char *head, size_t *ret_len, struct banger_error *err)
 {
-	static const struct {
-		unsigned at, len;
-		const char *bytes;
-	} signs[] = {{257, 5, "ustar"}, {0, 2, "\x1f\x8b"}, {0, 4, "\x28\xb5\x2f\xfd"},
-		{0, 6, "\xfd\x37zXZ\0"}, {0, 3, "BZh"}};
+	int r = is_stream(i) ? wait_for_head(i, err) : 0;
 
-	for (size_t k = 0; k < ELEMENTSOF(signs); k++)
-		if (len >= signs[k].at + signs[k].len &&
-			!memcmp(head + signs[k].at, signs[k].bytes, signs[k].len))
-			return true;
-	return false;
+	if (r < 0)
+		return r;
+	ssize_t n = is_stream(i) ? peek_stream(i, head) : pread(i->in->fd, head, HEAD_SIZE, 0);
+	if (n < 0)
+		return banger_error_set_errno(err, errno, "reading %s", i->what);
+	*ret_len = (size_t)n;
+	return 0;
 }
 
 static int choose_format(struct import *i, struct banger_error *err)
 {
-	const char *format = i->in->format ?: "auto";
 	unsigned char head[HEAD_SIZE];
+	size_t len = 0;
+	int r = format_parse(i->in->format, &i->format, err);
 
-	if (!strcmp(format, "tar") || !strcmp(format, "raw")) {
-		i->tar = format[0] == 't';
+	if (r == 0)
+		r = read_head(i, head, &len, err);
+	else if (r > 0)
 		return 0;
-	}
-	if (strcmp(format, "auto"))
-		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"format \"%s\" is not one of auto, raw, tar", format);
-	if (is_stream(i)) {
-		int r = wait_for_head(i, err);
-		if (r < 0)
-			return r;
-	}
-	ssize_t n = is_stream(i) ? peek_stream(i, head) : pread(i->in->fd, head, sizeof(head), 0);
-	if (n < 0)
-		return banger_error_set_errno(err, errno, "reading %s", i->what);
-	/* What is neither is taken for raw, whose check says best what is wrong with it. */
-	i->tar = !ext4_magic(head, (size_t)n) && looks_like_tar(head, (size_t)n);
-	return 0;
+	return r < 0 ? r : format_detect(head, len, i->what, &i->format, err);
 }
 
 /* ---- the root filesystem */
@@ -139,9 +130,6 @@ static int import_raw(struct import *i, struct banger_error *err)
 	int64_t size = i->input_size;
 	int r = 0;
 
-	if (i->in->size)
-		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"a raw image has a size of its own; only for a tar can one be given");
 	if (is_stream(i)) {
 		r = durable_copy_stream(
 			i->in->fd, i->t->rootfs_fd, i->op, i->what, &size, i->t->image.digest, err);
@@ -182,6 +170,103 @@ static int import_tar(struct import *i, struct banger_error *err)
 	return r;
 }
 
+/* A private copy that has no name. */
+static int copy_aside(struct import *i, int *ret_fd, struct banger_error *err)
+{
+	_cleanup_close_ int fd = openat(i->t->dir_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	int64_t size = i->input_size;
+
+	if (fd < 0)
+		return banger_error_set_errno(err, errno, "making a copy of %s", i->what);
+	int r = is_stream(i) ? durable_copy_stream(i->in->fd, fd, i->op, i->what, &size, NULL, err)
+			     : durable_copy(i->in->fd, size, fd, i->op, i->what, NULL, err);
+	if (r == 0)
+		*ret_fd = TAKE_FD(fd);
+	return r;
+}
+
+/* A disk that came out of an image: a bare filesystem, sound. */
+static int take_disk(struct import *i, int64_t size, struct banger_error *err)
+{
+	unsigned char head[HEAD_SIZE];
+	ssize_t n = pread(i->t->rootfs_fd, head, sizeof(head), 0);
+	char what[300];
+
+	snprintf(what, sizeof(what), "the disk in %.250s", i->what);
+	if (n < 0)
+		return banger_error_set_errno(err, errno, "reading %s", what);
+	int r = format_check_disk(head, (size_t)n, what, err);
+	if (r == 0)
+		r = ext4_superblock_check(i->t->rootfs_fd, size, what, NULL, err);
+	if (r == 0)
+		r = durable_digest(i->t->rootfs_fd, size, i->op, what, i->t->image.digest, err);
+	if (r == 0)
+		i->t->image.size = size;
+	return r;
+}
+
+static int import_qcow2(struct import *i, struct banger_error *err)
+{
+	_cleanup_close_ int copy = -1;
+	int64_t size;
+	int r = copy_aside(i, &copy, err);
+
+	if (r == 0)
+		r = qcow2_check(copy, i->what, &size, err);
+	if (r == 0)
+		r = qcow2_convert(copy, i->t->rootfs_fd, size, i->op, i->what, err);
+	return r < 0 ? r : take_disk(i, size, err);
+}
+
+/* The bundle brings a root filesystem of its own in place of the empty one. */
+static int import_bundle(struct import *i, struct banger_error *err)
+{
+	_cleanup_bundle_document_ struct bundle_document d = {0};
+	const struct bundle_source source = {
+		.fd = i->in->fd, .dir_fd = i->t->dir_fd, .cancel_fd = operation_cancel_fd(i->op)};
+
+	banger_closep(&i->t->rootfs_fd);
+	i->t->rootfs_fd = -1;
+	if (unlinkat(i->t->dir_fd, ROOTFS, 0) < 0)
+		return banger_error_set_errno(err, errno, "making room for a bundle");
+	int r = bundle_extract(i->s->deps.config, &source, &d, err);
+	if (r < 0) {
+		banger_error_prefix(err, "%s", i->what);
+		return r;
+	}
+	i->t->rootfs_fd = openat(i->t->dir_fd, ROOTFS, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (i->t->rootfs_fd < 0)
+		return banger_error_set_errno(err, errno, "opening the bundle's root filesystem");
+	r = ext4_superblock_check(i->t->rootfs_fd, d.files[0].size, i->what, NULL, err);
+	if (r < 0)
+		return r;
+	i->t->image.size = d.files[0].size;
+	memcpy(i->t->image.digest, d.files[0].digest, DIGEST_SIZE); /* a sha256, checked */
+	i->t->image.kernel = TAKE_PTR(d.kernel);
+	i->t->image.config = TAKE_PTR(d.config);
+	return 0;
+}
+
+static int import_rootfs(struct import *i, struct banger_error *err)
+{
+	if (i->in->size && i->format != FORMAT_TAR)
+		return banger_error_set(err, BANGER_BAD_REQUEST,
+			"%s has a size of its own; only for a tar can one be given",
+			i->format == FORMAT_RAW     ? "a raw image"
+			: i->format == FORMAT_QCOW2 ? "a qcow2 image"
+						    : "a bundle");
+	switch (i->format) {
+	case FORMAT_TAR:
+		return import_tar(i, err);
+	case FORMAT_BUNDLE:
+		return import_bundle(i, err);
+	case FORMAT_QCOW2:
+		return import_qcow2(i, err);
+	default:
+		return import_raw(i, err);
+	}
+}
+
 int image_service_import(struct image_service *s, struct operation *op,
 	const struct image_import *in, struct banger_image *ret, struct banger_error *err)
 {
@@ -197,7 +282,7 @@ int image_service_import(struct image_service *s, struct operation *op,
 	if (r == 0)
 		r = staging_make(&t, err);
 	if (r == 0)
-		r = i.tar ? import_tar(&i, err) : import_raw(&i, err);
+		r = import_rootfs(&i, err);
 	if (r == 0)
 		r = staging_seal(&t, err);
 	if (r == 0)

@@ -25,7 +25,7 @@ struct image_service;
 /* What an import was given. */
 struct image_import {
 	const char *name;
-	const char *format; /* "auto", "raw", "tar" */
+	const char *format; /* "auto", "raw", "tar", "bundle", "qcow2" */
 	const char *source; /* for people; may be NULL */
 	int64_t size;	    /* of the filesystem in bytes; 0: what it holds and some headroom */
 	int fd;		    /* borrowed: a regular file, or a pipe */

@@ -9,7 +9,7 @@
  * cancelled), mountpoints=1, grow=STEP: the layers' files "arrive" by STEP bytes, delay=US between.
  * LAYER: FILE[,diff_id=…][,digest=…][,compression=…][,record=FILE], or replay=FILE,diff_id=… .
  *
- * Prints one line of JSON: the result, or the error with "code". $BANGER_UNPACK_DIR is where
+ * Prints one line of JSON: the result (with "memory", the KiB that banger-unpack had at most, and "cpu_us"), or the error with "code". $BANGER_UNPACK_DIR is where
  * banger-unpack is. Exits with 0 or 1.
  */
 #include <fcntl.h>
@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <banger/log.h>
@@ -172,6 +173,9 @@ static void print_error(const struct banger_error *err, const struct unpack_fail
 
 static void print_result(const struct unpack_result *r)
 {
+	struct rusage usage;
+
+	getrusage(RUSAGE_CHILDREN, &usage);
 	const struct {
 		const char *key;
 		int64_t value;
@@ -179,7 +183,9 @@ static void print_result(const struct unpack_result *r)
 		{"content", r->content}, {"inodes", r->inodes}, {"members", r->members},
 		{"ignored_xattrs", r->ignored_xattrs}, {"read", r->read}, {"kept", r->kept},
 		{"shared", r->shared}, {"work_seed_size", r->work_seed_size},
-		{"work_seed_inodes", r->work_seed_inodes}};
+		{"work_seed_inodes", r->work_seed_inodes}, {"memory", usage.ru_maxrss},
+		{"cpu_us", (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * INT64_C(1000000) +
+				   usage.ru_utime.tv_usec + usage.ru_stime.tv_usec}};
 	struct json_object *o = json_object_new_object();
 
 	for (size_t i = 0; i < ELEMENTSOF(numbers); i++)

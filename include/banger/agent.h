@@ -22,6 +22,16 @@
  *
  * What one end does not know is an error: the version in HELLO is for that. Later versions add
  * types.
+ *
+ * What the daemon tells the agent on the kernel's command line:
+ *	banger.op=OP_ID banger.name=NAME      who started it; the host's name
+ *	banger.root=DEVICE|none [banger.ro]   the root disk
+ *	banger.grow                           its filesystem is smaller than the disk: grow it once it is mounted
+ *	banger.work=DEVICE:DIR                the work disk, mounted at DIR; DIR "~USER" is the home of USER (as an
+ *	                                      OCI configuration names one), "~" that of root
+ *	banger.init=image                     start the image's own init, if it has one; without this word the agent stays
+ *	banger.ip=ADDRESS/PREFIX[,GATEWAY[,DNS]]  of the network device
+ *	banger.registry=ro|rw                 mount the virtiofs "banger" at /banger
  */
 #ifndef BANGER_AGENT_H
 #define BANGER_AGENT_H

@@ -19,6 +19,7 @@
 #include "serve_internal.h"
 
 #define COMPLAINTS 8
+#define READ_LONG (256u << 10) /* copying that much takes longer than waking somebody */
 
 /* ---- damage ---- */
 
@@ -374,6 +375,8 @@ static void op_read(
 
 	if (!serve_node(req, node, &i, &inode))
 		return;
+	if (size >= READ_LONG)
+		serve_slow(serve_self);
 	if (off == 0)
 		ahead_read(serve_self->s->ahead, i->ext4, i->slot, inode.ino);
 	n = ext4_read(i->ext4, serve_self->scratch, &inode, (uint64_t)off, serve_self->buf,

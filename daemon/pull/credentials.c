@@ -451,7 +451,8 @@ static int look_in_auths(
 		return 0;
 	json_object_object_foreach (auths, key, v) {
 		size_t n = covers(key, l->host, l->repository);
-		if (n > best_len && json_object_object_length(v) > 0) {
+		if (n > best_len && json_object_is_type(v, json_type_object) &&
+			json_object_object_length(v) > 0) {
 			best_len = n;
 			best = v;
 			best_key = key;

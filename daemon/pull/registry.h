@@ -6,7 +6,9 @@
  * Registry: GET /v2/REPOSITORY/manifests/REFERENCE and /blobs/DIGEST. A 401 is answered once per token:
  * Bearer (realm, service, scope; the credentials go to a realm on another host only if it is https or loopback
  * and the registry itself is as trusted: see auth.h), or Basic. 429 and 5xx are tried again with back-off
- * (Retry-After up to a minute), and a blob goes on from where it broke off.
+ * (Retry-After up to a minute), and a blob goes on from where it broke off. Which hosts are asked over plain HTTP, which
+ * certificates are believed and which mirrors are asked first: settings.h. What a registry lacks is not fetched from the
+ * `urls` of a descriptor: UNSUPPORTED names them.
  */
 #ifndef BANGER_PULL_REGISTRY_H
 #define BANGER_PULL_REGISTRY_H

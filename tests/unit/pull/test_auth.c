@@ -246,6 +246,9 @@ static void test_bad_files(void **state)
 			fail_msg("%s: %s", cases[i].text, found);
 		assert_memory_equal(found, "error", 5);
 	}
+	/* What is no entry is passed over. */
+	write_file("named", "{\"auths\":{\"r.example\":1,\"r.example/x\":null}}", 0600);
+	assert_string_equal(look("r.example", "x"), "none");
 	/* Docker's NULs at the end; an identity token beside a pair. */
 	write_file("named", "{\"auths\":{\"r.example\":{\"auth\":\"YTphAAA=\"}}}", 0600);
 	assert_string_equal(look("r.example", "x"), "a:a");

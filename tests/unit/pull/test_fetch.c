@@ -503,6 +503,39 @@ static void test_unreachable(void **state)
 	assert_non_null(strstr(s->err.message, "(the last of 3 attempts)"));
 }
 
+/* The proxy is the other server: it is asked for hosts elsewhere, which it need not be able to find, and never for
+ * loopback ones. */
+static void test_proxy(void **state)
+{
+	static const char *const variables[] = {"http_proxy", "HTTP_PROXY"};
+	struct setup *s = *state;
+	char proxy[64];
+
+	snprintf(proxy, sizeof(proxy), "http://127.0.0.2:%d", server_port(s->other));
+	for (size_t i = 0; i < ELEMENTSOF(variables); i++) {
+		setenv(variables[i], proxy, 1);
+		http_freep(&s->http);
+		s->http = NULL;
+		assert_int_equal(http_new(&s->config, &s->http, &s->err), 0);
+		_cleanup_blob_ struct blob *b = NULL;
+		assert_int_equal(fetch(s, SOUND, &b), 0);
+		assert_int_equal(server_requests(s->other), i);
+		blob_putp(&b);
+		b = NULL;
+		assert_int_equal(blobs_prune(s->blobs, 0, NULL, &s->err), 0);
+		char url[sizeof(s->url)];
+		memcpy(url, s->url, sizeof(url));
+		snprintf(s->url, sizeof(s->url), "http://storage.invalid/blob");
+		assert_int_equal(fetch(s, SOUND, &b), 0);
+		assert_int_equal(server_requests(s->other), i + 1);
+		memcpy(s->url, url, sizeof(url));
+		unsetenv(variables[i]);
+		blob_putp(&b);
+		b = NULL;
+		assert_int_equal(blobs_prune(s->blobs, 0, NULL, &s->err), 0);
+	}
+}
+
 static void put_partial(struct setup *s, const void *data, size_t len)
 {
 	char path[256];
@@ -622,6 +655,7 @@ int main(void)
 		WITH_SERVER(test_authorization),
 		WITH_SERVER(test_cancel),
 		WITH_SERVER(test_unreachable),
+		WITH_SERVER(test_proxy),
 		WITH_SERVER(test_resume),
 		WITH_SERVER(test_resume_whole),
 		WITH_SERVER(test_resume_wrong),

@@ -84,7 +84,7 @@ def children(pid=None):
             continue
         try:
             stat = pathlib.Path(f'/proc/{entry}/stat').read_text().rpartition(')')[2].split()
-            command = pathlib.Path(f'/proc/{entry}/cmdline').read_bytes().replace(b'\0', b' ').decode()
+            command = pathlib.Path(f'/proc/{entry}/cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
         except (FileNotFoundError, ProcessLookupError):
             continue
         table[int(entry)] = (int(stat[1]), stat[0], command)

@@ -47,7 +47,10 @@ static int make_chain(
 {
 	_cleanup_pull_hash_ struct pull_hash *h = NULL;
 
-	int r = pull_hash_new("sha256:", &h, err);
+	static const char a_sha256[] =
+		"sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+	int r = pull_hash_new(a_sha256, &h, err);
 	if (r == 0)
 		chain_of(diff_ids, n, h, ret);
 	return r;

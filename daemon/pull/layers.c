@@ -72,7 +72,7 @@ static int fetch(struct layers *l, struct layer *layer, struct banger_error *err
 	int r;
 
 	if (l->image->source.layout) {
-		r = layout_verify(layer->file_fd, layer->d, l->stop_fd, err);
+		r = layout_verify(layer->verify_fd, layer->d, l->stop_fd, err);
 	} else {
 		layer->begun_at = blob_available(layer->blob);
 		r = registry_blob(l->image->source.registry, layer->d, layer->blob, err);
@@ -129,7 +129,10 @@ static int open_layer(struct layers *l, struct layer *layer, struct banger_error
 
 	if (l->image->source.layout) {
 		layer->state = QUEUED;
-		return layout_blob_fd(l->image->source.layout, layer->d, &layer->file_fd, err);
+		int e = layout_blob_fd(l->image->source.layout, layer->d, &layer->file_fd, err);
+		return e < 0 ? e
+			     : layout_blob_fd(
+				       l->image->source.layout, layer->d, &layer->verify_fd, err);
 	}
 	int r = blobs_get(
 		l->e->blobs, layer->d->digest, layer->d->size, &layer->blob, &writer, err);
@@ -191,7 +194,7 @@ int layers_new(struct pull_engine *e, struct pull_image *image, size_t reused, i
 	l->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->list = calloc(l->n + 1, sizeof(*l->list));
 	for (size_t i = 0; l->list && i < l->n; i++)
-		l->list[i].file_fd = -1;
+		l->list[i].file_fd = l->list[i].verify_fd = -1;
 	int r = 0;
 	if (!l->list)
 		r = banger_error_oom(err);
@@ -220,6 +223,7 @@ static void let_go(struct layer *layer, int notify_fd)
 		blob_putp(&layer->blob);
 	}
 	banger_closep(&layer->file_fd);
+	banger_closep(&layer->verify_fd);
 }
 
 void layers_freep(struct layers **p)

@@ -37,7 +37,8 @@ struct layer {
 	bool ours;         /* it was fetched by us, at least in part */
 	int64_t begun_at;  /* bytes that were there when we began */
 	struct blob *blob; /* of a registry's */
-	int file_fd;       /* of a layout's */
+	/* Of a layout's: two descriptions, for banger-unpack reads its one around the page cache. */
+	int file_fd, verify_fd;
 };
 
 struct layers {

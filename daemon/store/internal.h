@@ -24,6 +24,10 @@
 	"kernel, config"
 #define KERNEL_COLUMNS                                                                             \
 	"id, name, version, arch, generation, size, imported_us, modules, initrd, op_id, source"
+#define VM_COLUMNS                                                                                 \
+	"id, name, state, generation, op_id, image_id, image, kernel_id, kernel, cpus, memory, "   \
+	"disk, overlay, work_disk, network, registry, init, accel, publish, failure, "             \
+	"created_us, started_us, pid, pid_start, boot_id, accel_used"
 #define OP_COLUMNS                                                                                 \
 	"op_id, method, params, uid, gid, pid, program, door, vm, started_us, elapsed_us, code, "  \
 	"message"
@@ -64,6 +68,16 @@
 			 "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")                  \
 	X(KERNEL_DELETE, "DELETE FROM kernels WHERE id = ?1")                                      \
 	X(KERNELS_AFTER, "SELECT " KERNEL_COLUMNS " FROM kernels WHERE id > ?1 ORDER BY id")       \
+	X(VM_PUT, "INSERT INTO vms (" VM_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, "  \
+		  "?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, "    \
+		  "?25, ?26) ON CONFLICT (id) DO UPDATE SET name = ?2, state = ?3, "               \
+		  "generation = ?4, op_id = ?5, image_id = ?6, image = ?7, kernel_id = ?8, "       \
+		  "kernel = ?9, cpus = ?10, memory = ?11, disk = ?12, overlay = ?13, "             \
+		  "work_disk = ?14, network = ?15, registry = ?16, init = ?17, accel = ?18, "      \
+		  "publish = ?19, failure = ?20, created_us = ?21, started_us = ?22, pid = ?23, "  \
+		  "pid_start = ?24, boot_id = ?25, accel_used = ?26")                              \
+	X(VM_DELETE, "DELETE FROM vms WHERE id = ?1")                                              \
+	X(VMS_AFTER, "SELECT " VM_COLUMNS " FROM vms WHERE id > ?1 ORDER BY id")                   \
 	X(OP_PUT, "INSERT OR REPLACE INTO ops (" OP_COLUMNS ") "                                   \
 		  "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")               \
 	X(OP_BY_ID, "SELECT " OP_COLUMNS " FROM ops WHERE op_id = ?1")                             \
@@ -197,5 +211,6 @@ int schema_version(void);
 /* ---- rows */
 int image_from_row(sqlite3_stmt *st, struct banger_image *ret, struct banger_error *err);
 int kernel_from_row(sqlite3_stmt *st, struct banger_kernel *ret, struct banger_error *err);
+int vm_from_row(sqlite3_stmt *st, struct banger_vm *ret, struct banger_error *err);
 
 #endif

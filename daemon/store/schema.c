@@ -68,6 +68,35 @@ static const char *const steps[] = {
 	"  line TEXT NOT NULL"
 	") STRICT;"
 	"CREATE INDEX op_lines_op_id ON op_lines (op_id);",
+	/* 2 */
+	"CREATE TABLE vms ("
+	"  id TEXT NOT NULL PRIMARY KEY CHECK (length(id) = 16),"
+	"  name TEXT NOT NULL UNIQUE,"
+	"  state INTEGER NOT NULL,"
+	"  generation INTEGER NOT NULL,"
+	"  op_id TEXT,"
+	"  image_id TEXT NOT NULL,"
+	"  image TEXT NOT NULL,"
+	"  kernel_id TEXT NOT NULL,"
+	"  kernel TEXT NOT NULL,"
+	"  cpus INTEGER NOT NULL,"
+	"  memory INTEGER NOT NULL,"
+	"  disk INTEGER NOT NULL,"
+	"  overlay INTEGER NOT NULL,"
+	"  work_disk INTEGER NOT NULL,"
+	"  network INTEGER NOT NULL,"
+	"  registry INTEGER NOT NULL,"
+	"  init INTEGER NOT NULL,"
+	"  accel TEXT NOT NULL,"
+	"  publish TEXT,"
+	"  failure TEXT,"
+	"  created_us INTEGER NOT NULL,"
+	"  started_us INTEGER NOT NULL,"
+	"  pid INTEGER NOT NULL,"
+	"  pid_start INTEGER NOT NULL,"
+	"  boot_id TEXT,"
+	"  accel_used TEXT"
+	") STRICT, WITHOUT ROWID;",
 };
 
 int schema_version(void)

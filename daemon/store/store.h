@@ -14,7 +14,7 @@
 #ifndef BANGER_STORE_H
 #define BANGER_STORE_H
 
-#include <banger/model.h>
+#include <banger/vm.h>
 
 struct store;
 
@@ -74,6 +74,13 @@ int store_view_next_kernel(struct store_view *v, const char *after, struct bange
 int store_kernel_find(struct store *s, const char *word, struct banger_kernel *ret, struct banger_error *err);
 int store_kernel_insert(struct store *s, struct banger_kernel *k, const struct banger_op_record *op, struct banger_error *err);
 int store_kernel_delete(struct store *s, const char *id, const struct banger_op_record *op, int64_t *ret_generation, struct banger_error *err);
+
+/* ---- vms.c: rows of VMs. Changes take a generation as those of images do. */
+int store_view_next_vm(struct store_view *v, const char *after, struct banger_vm *ret, struct banger_error *err);
+/* Insert the row, or replace the one with vm->id. EXISTS when another VM has the name. */
+int store_vm_put(struct store *s, struct banger_vm *vm, const struct banger_op_record *op, struct banger_error *err);
+/* A row that is not there is no error. */
+int store_vm_delete(struct store *s, const char *id, const struct banger_op_record *op, int64_t *ret_generation, struct banger_error *err);
 
 /* ---- ops.c: records of finished operations and their log lines, the newest `kept` of them. */
 struct store_op_line {

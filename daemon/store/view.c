@@ -177,3 +177,21 @@ int store_view_next_kernel(struct store_view *v, const char *after, struct bange
 	r = kernel_from_row(st, ret, err);
 	return r < 0 ? r : 1;
 }
+
+int store_view_next_vm(
+	struct store_view *v, const char *after, struct banger_vm *ret, struct banger_error *err)
+{
+	_cleanup_statement_ sqlite3_stmt *st = NULL;
+
+	int r = statement_get(v->c, STORE_VMS_AFTER, &st, err);
+	if (r < 0)
+		return r;
+	bind_text(st, 1, after ?: "");
+	int rc = sqlite3_step(st);
+	if (rc == SQLITE_DONE)
+		return 0;
+	if (rc != SQLITE_ROW)
+		return store_error(v->c->db, rc, err, "cannot read the VMs");
+	r = vm_from_row(st, ret, err);
+	return r < 0 ? r : 1;
+}

@@ -44,7 +44,7 @@ static void opens_again(void **state)
 	assert_ok(store_image_insert(f->store, &i, NULL, &err), err);
 	assert_ok(store_describe(f->store, &d, &err), err);
 	assert_string_equal(d.journal, "wal");
-	assert_int_equal(d.schema, 1);
+	assert_int_equal(d.schema, 2);
 	store_closep(&f->store);
 	assert_int_equal(fstatat(f->dir_fd, "registry.db-wal", &st, 0), -1);
 	assert_ok(open_store(f, &err), err);
@@ -142,7 +142,7 @@ static void refuses_the_future(void **state)
 	assert_int_equal(open_store(f, &err), -EOPNOTSUPP);
 	assert_int_equal(err.code, BANGER_UNSUPPORTED);
 	assert_non_null(strstr(err.message, "newer banger wrote it (version 9"));
-	tamper(f, "PRAGMA user_version = 1");
+	tamper(f, "PRAGMA user_version = 2");
 	assert_ok(open_store(f, &err), err);
 }
 

@@ -129,7 +129,7 @@ static int do_ls(struct ctl *c, const struct cli_invocation *in, struct banger_e
 const struct cli_command cmd_catalog_commands[] = {
 	{
 		.name = "ls",
-		.help = "List what the configured catalogs have: bundles and kernels",
+		.help = "List the bundles and kernels of the catalogs",
 		.about = "\"banger-ctl image pull NAME\" pulls a bundle, \"banger-ctl kernel pull NAME\" a "
 			"kernel. HELD says under which names they are here already. A catalog of a "
 			"server is read again after ten minutes; while its server is away, what was "

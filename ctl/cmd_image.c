@@ -560,7 +560,7 @@ const struct cli_command cmd_image_commands[] = {
 	},
 	{
 		.name = "pull",
-		.help = "Pull an image from a registry, a layout or a catalog, and publish it",
+		.help = "Pull an image from a registry or a catalog and publish it",
 		.about = "SOURCE is an image reference as Docker and Podman have it "
 			"(HOST/PATH:TAG, HOST/PATH@DIGEST; without a host it is docker.io), an "
 			"image layout on the daemon's disk (oci:DIR[:TAG]), or the name of a "

@@ -360,6 +360,13 @@ static int restore_mode(int dir_fd, const char *file, mode_t mode)
 	return image_chmod_fd(fd, mode);
 }
 
+/* A draft that was deleted meanwhile is in the trash, or gone: nothing is to be given back to it. */
+static bool is_there(const struct seal *seal)
+{
+	return faccessat(seal->service->dirs[DIR_DRAFTS], seal->image->id, F_OK,
+		       AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static int undo_one(struct seal *seal, size_t i)
 {
 	struct sealed_file *f = &seal->files[i];
@@ -367,8 +374,10 @@ static int undo_one(struct seal *seal, size_t i)
 
 	record_name(name, i, true);
 	if (f->exchanged &&
-		renameat2(seal->undo_fd, name, seal->dir_fd, f->name, RENAME_EXCHANGE) < 0)
-		return -errno;
+		renameat2(seal->undo_fd, name, seal->dir_fd, f->name, RENAME_EXCHANGE) < 0) {
+		int e = errno;
+		return e == ENOENT && !is_there(seal) ? 0 : -e;
+	}
 	f->exchanged = false;
 	int r = f->recorded ? restore_mode(seal->dir_fd, f->name, f->mode) : 0;
 	return r == -ENOENT ? 0 : r; /* what is gone needs no mode */

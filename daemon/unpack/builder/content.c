@@ -271,25 +271,58 @@ int content_forget(struct ext4_builder *b, uint32_t node, struct banger_error *e
 	return 0;
 }
 
-/* Makes holes of the blocks that were given back. What the writer has must be in the file. A file
- * that cannot have holes keeps stale bytes in free blocks, so they are overwritten there. */
+static int by_place(const void *a, const void *b)
+{
+	uint32_t pa = ((const struct extent *)a)->physical, pb = ((const struct extent *)b)->physical;
+
+	return pa < pb ? -1 : pa > pb;
+}
+
+/* What was removed together was often written together: one hole instead of many. */
+static void merge_freed(struct ext4_builder *b)
+{
+	size_t n = 0;
+
+	if (b->n_freed == 0)
+		return;
+	qsort(b->freed, b->n_freed, sizeof(*b->freed), by_place);
+	for (size_t i = 1; i < b->n_freed; i++) {
+		struct extent *last = &b->freed[n];
+		if (last->physical + last->len == b->freed[i].physical)
+			last->len += b->freed[i].len;
+		else
+			b->freed[++n] = b->freed[i];
+	}
+	b->n_freed = n + 1;
+}
+
+/* Makes a hole of blocks. A file that cannot have holes keeps stale bytes in free blocks, so they
+ * are overwritten there. */
+static int punch(struct ext4_builder *b, const struct extent *e, struct banger_error *err)
+{
+	off_t at = (off_t)e->physical * BLOCK, len = (off_t)e->len * BLOCK;
+
+	if (fallocate(b->o.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, len) == 0)
+		return 0;
+	if (errno != EOPNOTSUPP)
+		return banger_error_set_errno(err, errno, "cannot free blocks of the image");
+	memset(b->block, 0, BLOCK);
+	for (uint32_t k = 0; k < e->len; k++) {
+		int r = writer_put(b->writer, e->physical + k, b->block, 1, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Nothing that was removed stays readable. What the writer has must be in the file. */
 int content_punch(struct ext4_builder *b, struct banger_error *err)
 {
+	merge_freed(b);
 	for (size_t i = 0; i < b->n_freed; i++) {
-		const struct extent *e = &b->freed[i];
-		off_t at = (off_t)e->physical * BLOCK, len = (off_t)e->len * BLOCK;
-
-		if (fallocate(b->o.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, len) == 0)
-			continue;
-		if (errno != EOPNOTSUPP)
-			return banger_error_set_errno(
-				err, errno, "cannot free blocks of the image");
-		memset(b->block, 0, BLOCK);
-		for (uint32_t k = 0; k < e->len; k++) {
-			int r = writer_put(b->writer, e->physical + k, b->block, 1, err);
-			if (r < 0)
-				return r;
-		}
+		int r = punch(b, &b->freed[i], err);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }

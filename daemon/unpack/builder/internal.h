@@ -3,13 +3,15 @@
  * What the files of the builder share: the tree in memory, the allocator, and the order of work at
  * the end. Nothing outside this folder includes it.
  *
- *	tree.c     nodes and names          xattr.c   attribute sets, shared by the nodes that have
- * them content.c  file data to blocks      space.c   where the next free block is writer.c   blocks
- * to the file, in a thread of its own place.c    which block everything else gets, and how large the
- * filesystem is dirs.c inodes.c extents.c           encode, and write to the places finish.c   the
- * order of all that, superblock, descriptors and bitmaps through libext2fs record.c   what a layer
- * did, and doing it again share.c  content from another image's file copy.c  a part of the tree to
- * another builder
+ * - tree.c: nodes and names, and which layer put them there
+ * - xattr.c: attribute sets, shared by the nodes that have them
+ * - content.c: file data to blocks; space.c: where the next free block is
+ * - writer.c: blocks to the file, in a thread of its own
+ * - record.c: what a layer did, and doing it again; share.c: content from another image's file
+ * - copy.c: a part of the tree to another builder
+ * - place.c: which block everything else gets, and how large the filesystem is
+ * - dirs.c, inodes.c, extents.c: encode, and write to the places
+ * - finish.c: the order of all that; superblock, descriptors and bitmaps through libext2fs
  */
 #ifndef BANGER_EXT4_BUILDER_INTERNAL_H
 #define BANGER_EXT4_BUILDER_INTERNAL_H

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define BLOCK 4096u
@@ -68,6 +69,7 @@ static void *write_behind(void *arg)
 {
 	struct writer *w = arg;
 
+	prctl(PR_SET_NAME, "write"); /* for ps(1) */
 	pthread_mutex_lock(&w->lock);
 	w->up = true;
 	pthread_cond_signal(&w->less);

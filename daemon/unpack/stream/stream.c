@@ -25,6 +25,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 #include "unpack/stream/codec.h"
 #include "unpack/stream/digest.h"
@@ -422,6 +423,7 @@ static void hash_thread(struct stream *s)
 struct start {
 	struct stream *s;
 	void (*run)(struct stream *s);
+	const char *name; /* for ps(1) */
 };
 
 static void *run(void *arg)
@@ -430,6 +432,7 @@ static void *run(void *arg)
 	struct stream *s = start.s;
 
 	free(arg);
+	prctl(PR_SET_NAME, start.name);
 	pthread_mutex_lock(&s->lock);
 	s->up++;
 	pthread_cond_broadcast(&s->changed);
@@ -442,13 +445,14 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int add_thread(struct stream *s, void (*what)(struct stream *), struct banger_error *err)
+static int add_thread(struct stream *s, void (*what)(struct stream *), const char *name,
+	struct banger_error *err)
 {
 	struct start *start = malloc(sizeof(*start));
 
 	if (!start)
 		return banger_error_oom(err);
-	*start = (struct start){s, what};
+	*start = (struct start){s, what, name};
 	int e = pthread_create(&s->threads[s->n_threads], NULL, run, start);
 	if (e) {
 		free(start);
@@ -469,11 +473,11 @@ static int prepare(struct stream *s, bool hash, struct banger_error *err)
 		return banger_error_set_errno(err, errno, "cannot make an eventfd");
 	int r = hash ? digest_new(&s->digest, err) : 0;
 	if (r == 0)
-		r = add_thread(s, read_thread, err);
+		r = add_thread(s, read_thread, "read", err);
 	if (r == 0)
-		r = add_thread(s, decode_thread, err);
+		r = add_thread(s, decode_thread, "decode", err);
 	if (r == 0 && hash)
-		r = add_thread(s, hash_thread, err);
+		r = add_thread(s, hash_thread, "hash", err);
 	return r;
 }
 

@@ -143,6 +143,26 @@ static uint64_t image_ino(struct fs *fs, uint64_t node)
 	return i ? shown_ino(NODE_IMAGE, i->row.id) : node;
 }
 
+/* Who lists may not care how long it is: it is made for a listing only if that is known, and is else
+ * shown without attributes, so that the kernel asks when somebody does. */
+static int json_listed(
+	struct fs *fs, const struct fuse_ctx *who, uint64_t image, struct fuse_entry_param *e)
+{
+	{
+		MODEL_READ(fs->model);
+		const struct model_image *i = model_image(fs->model, node_number(image));
+
+		if (!i)
+			return -ENOENT;
+		if (atomic_load(&i->json_len) == 0) {
+			e->attr.st_ino = shown_ino(NODE_IMAGE_JSON, i->row.id);
+			e->attr.st_mode = S_IFREG | 0644;
+			return 0;
+		}
+	}
+	return json_entry(fs, who, image, e);
+}
+
 static int image_list(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, struct dir_handle *h,
 	struct listing *l)
 {
@@ -151,7 +171,7 @@ static int image_list(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, s
 	if (!listing_dots(l, image_ino(fs, dir), shown_ino(NODE_FIXED, FIXED_IMAGES)))
 		return 0;
 	if (listing_after(l) < 1) {
-		int r = json_entry(fs, who, dir, &e);
+		int r = json_listed(fs, who, dir, &e);
 		if (r < 0)
 			return r == -ENOENT ? 0 : r; /* deleted: an empty directory */
 		if (!listing_add(l, "image.json", &e, LISTING_FIRST + 1))

@@ -13,7 +13,8 @@ from pairs import (arguments, bare_fs, command, compare, directory, drop_caches,
                    running, title, tool)
 
 options = arguments(__doc__, images=100000, rounds=5)
-LISTS = (('ls -U', ('ls', '-U')), ('find -maxdepth 1', ('find',)), ('find', ('find',)), ('ls -l', ('ls', '-l')))
+LISTS = (('ls -U', ('ls', '-U')), ('find -maxdepth 1', ('find',)), ('ls -l', ('ls', '-l')))
+SLICE = 500  # images that one find walks into
 
 
 def listing(name, args, path):
@@ -59,17 +60,32 @@ def start_times(banger, how):
     return mount
 
 
+def walks(sides):
+    """Into every image, some at a time on each side in turns: {side: milliseconds of each step}."""
+    times = {side: [] for side, _ in sides}
+    for first in range(0, options.images, SLICE):
+        names = [f'image-{i:06}' for i in range(first, min(first + SLICE, options.images))]
+        for side, path in sides if first // SLICE % 2 else sides[::-1]:
+            times[side].append(milliseconds(command('find', *names, cwd=path)))
+    return times
+
+
 def listings(mount, bare):
-    times = {}
+    sides = (('banger', mount / 'images'), ('bare', bare))
+    times, walked = {}, []
     for i in range(options.rounds):
         for name, args in LISTS:
-            for side, path in (('banger', mount / 'images'), ('bare', bare)):
+            for side, path in sides if i % 2 else sides[::-1]:
                 times.setdefault((name, side), []).append(milliseconds(listing(name, args, path)))
+        walked.append(walks(sides))
     title('listing, milliseconds: the first pass, and the median of the later ones')
     row('', 'banger', 'bare', 'ratio', 'wanted')
     for name, _ in LISTS:
         compare(f'{name}, first', times[name, 'banger'][:1], times[name, 'bare'][:1], 'at most 1.3')
         compare(f'{name}, later', times[name, 'banger'][1:], times[name, 'bare'][1:], 'at most 1.3')
+    compare(f'find in {SLICE} images, first', walked[0]['banger'], walked[0]['bare'])
+    later = {side: [t for w in walked[1:] for t in w[side]] for side, _ in sides}
+    compare(f'find in {SLICE} images, later', later['banger'], later['bare'])
 
 
 def memory(banger, mount, when):

@@ -324,7 +324,7 @@ case('media type: Docker says gzip', Image(Layer(ONE), docker=True), TREE_ONE, b
 
 def own(text):
     """A layer whose blob no other case can have put into the cache."""
-    return archive(member('own', text))
+    return archive(member('own', text.encode()))
 
 
 case('layer of another content', Image(ONE, Layer(member('own', b'c') + BIG, stored=gz(member('own', b'c') + BIG)[:-20] + bytes(20))), Refused('corrupt', 'digest', layer=1), both=True)

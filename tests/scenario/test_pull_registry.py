@@ -931,7 +931,7 @@ def test_detached(served, host):
     assert [o['op_id'] for o in running(banger)] == [op_id]
     assert set(banger.images()) == set()
     go.set()
-    until(lambda: banger.op(op_id)['state'] == 'done', 'the pull to end', 30)
+    until(lambda: banger.op(op_id)['outcome'] == 'completed', 'the pull to end', 30)
     assert banger.images()['published', 'it']['op_id'] == op_id
     pulls.assert_tree(banger, 'it', served.tree)
 
@@ -1015,13 +1015,13 @@ def test_progress(served, host):
     file = mount / 'ops' / operation['op_id']
     until(lambda: file.exists() and 'layers' in file.read_text(), 'progress in the tree')
     record = until(lambda: [r for r in [json.loads(file.read_text())] if '1' in json.dumps(r.get('progress', r))], 'figures')[0]
-    assert served.blob in json.dumps(record) and record['state'] == 'running'
+    assert served.blob in json.dumps(record) and record['outcome'] == 'running'
     go.set()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
     assert lines and '"it"' in json.dumps(lines[-1])
-    assert json.loads(file.read_text())['state'] == 'done'
+    assert json.loads(file.read_text())['outcome'] == 'completed'
 
 
 def test_names(served, host):

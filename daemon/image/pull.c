@@ -3,7 +3,7 @@
  * Pull: what a registry or a catalog has becomes a published image, by way of staging.h. Everything
  * that can be refused early is: the name, the kernel. The long part, fetching and unpacking, is a
  * function member of the service's dependencies; here the result is checked like any other root
- * filesystem, bound to a kernel, digested, made durable and published.
+ * filesystem, bound to a kernel, made durable and published. Its digest comes later (digester.h).
  *
  * A failure leaves nothing here. What was fetched stays in the cache of blobs, for the next attempt.
  */
@@ -146,9 +146,6 @@ static int finalize_rootfs(void *arg, struct operation *op, int rootfs_fd,
 		return banger_error_set_errno(err, errno, "looking at the pulled image");
 	int r = ext4_superblock_check(rootfs_fd, st.st_size, "what was pulled", NULL, err);
 	if (r == 0)
-		r = durable_digest_direct(
-			rootfs_fd, st.st_size, op, "the pulled image", image->digest, err);
-	if (r == 0)
 		image->size = st.st_size;
 	return r;
 }
@@ -211,6 +208,8 @@ int image_service_pull(struct image_service *s, struct operation *op, const stru
 	pulled_done(&p.pulled);
 	if (r < 0)
 		return r;
+	if (!t.image.digest[0])
+		digester_add(s->digester, t.image.id);
 	*ret = image_take(&t.image);
 	return 0;
 }

@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <banger/fault.h>
 #include <banger/log.h>
+#include "ext4/superblock.h"
 #include "image/reconcile.h"
 #include "image/seal.h"
 
@@ -75,6 +76,9 @@ static int is_whole(struct recovery *rec, const struct banger_image *image, enum
 		dir < 0 ? -1 : openat(dir, ROOTFS, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size != image->size)
 		return 0;
+	/* One that was pulled has no digest yet; it was made durable before its row all the same. */
+	if (!image->digest[0])
+		return ext4_superblock_check(fd, st.st_size, ROOTFS, NULL, NULL) == 0;
 	int r = durable_digest(fd, st.st_size, rec->op, ROOTFS, digest, err);
 	return r < 0 ? r : !strcmp(digest, image->digest);
 }
@@ -128,6 +132,8 @@ static int recover_row(
 	struct recovery *rec = arg;
 	unsigned wanted = PLACE(image->state);
 
+	if (image->state == BANGER_PUBLISHED && !image->digest[0] && places)
+		digester_add(rec->s->digester, image->id);
 	if (places == wanted)
 		return 0;
 	if (places & wanted) {
@@ -233,5 +239,6 @@ int image_service_recover(struct image_service *s, struct banger_error *err)
 		banger_error_prefix(err, "recovering the registry");
 		return r;
 	}
-	return trash_start(s->trash, err);
+	r = trash_start(s->trash, err);
+	return r < 0 ? r : digester_start(s->digester, err);
 }

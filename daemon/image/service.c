@@ -80,6 +80,8 @@ int image_service_new(
 	int r = open_dirs(s, err);
 	if (r == 0)
 		r = trash_new(s->dirs[DIR_TRASH], &s->trash, err);
+	if (r == 0)
+		r = digester_new(s, &s->digester, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(s);
@@ -91,6 +93,7 @@ void image_service_freep(struct image_service **ptr)
 	struct image_service *s = *ptr;
 	if (!s)
 		return;
+	digester_freep(&s->digester);
 	trash_freep(&s->trash);
 	claims_freep(&s->claims);
 	for (int i = 0; i < DIR_COUNT; i++)
@@ -231,6 +234,23 @@ static int refuse_damaged(
 		"the files of image \"%s\" are missing: put images/%s back into the state "
 		"directory, or delete the image",
 		image->name, image->id);
+}
+
+int image_service_digest(struct image_service *s, struct operation *op, struct banger_image *image,
+	struct banger_error *err)
+{
+	if (image->state != BANGER_PUBLISHED || image->digest[0])
+		return 0;
+	int r = digester_wait(s->digester, image->id, operation_cancel_fd(op), err);
+	if (r < 0)
+		return r;
+	_cleanup_image_ struct banger_image now = {0};
+	r = store_image_by_id(s->deps.store, image->id, &now, err);
+	if (r < 0)
+		return r;
+	banger_image_done(image);
+	*image = image_take(&now);
+	return 0;
 }
 
 int image_service_open(struct image_service *s, const struct banger_image *image, const char *file,

@@ -67,7 +67,8 @@ struct image_service_deps {
 	/* Pull in->source, an OCI reference, and flatten it into rootfs_fd; seed_fd gets the work seed on the way (and
 	 * ret->seed is set) where that is cheaper than build_work_seed. NULL: UNSUPPORTED. */
 	int (*pull_and_flatten)(void *arg, struct operation *op, const struct image_pull *in, int rootfs_fd, int seed_fd, struct image_pulled *ret, struct banger_error *err);
-	/* Complete a pulled root filesystem before it is published: it is checked, and image gets size and digest. */
+	/* Complete a pulled root filesystem before it is published: it is checked, and image gets its size, and its digest
+	 * unless that is left to later. */
 	int (*finalize_rootfs)(void *arg, struct operation *op, int rootfs_fd, struct banger_image *image, struct banger_error *err);
 	/* Fetch the bundle in->source from the catalogs and put its files into the directory dir_fd (its rootfs.ext4 too).
 	 * NULL: UNSUPPORTED. */
@@ -125,6 +126,9 @@ struct image_verdict {
 int image_service_verify(struct image_service *s, struct operation *op, const char *image, struct image_verdict *ret, struct banger_error *err);
 
 int image_service_find(struct image_service *s, const char *word, int state, struct banger_image *ret, struct banger_error *err);
+/* The digest of an image that was pulled is computed after its publication (digester.h): wait for it, and read the row
+ * again. Other images are left as they are. NOT_FOUND: it was deleted meanwhile. */
+int image_service_digest(struct image_service *s, struct operation *op, struct banger_image *image, struct banger_error *err);
 /* Read-only descriptor of a file of a published image (or a draft). NOT_FOUND; CORRUPT when the image is
  * damaged. */
 int image_service_open(struct image_service *s, const struct banger_image *image, const char *file, int *ret_fd, struct banger_error *err);

@@ -34,7 +34,11 @@ static void bind_image(sqlite3_stmt *st, const struct banger_image *i)
 	sqlite3_bind_int(st, 2, i->state);
 	bind_text(st, 3, i->name);
 	sqlite3_bind_int64(st, 4, i->generation);
-	bind_text_opt(st, 5, i->digest);
+	/* "": published, and its digest comes later. */
+	if (i->state == BANGER_PUBLISHED)
+		bind_text(st, 5, i->digest);
+	else
+		bind_text_opt(st, 5, i->digest);
 	if (i->size >= 0)
 		sqlite3_bind_int64(st, 6, i->size);
 	bind_text_opt(st, 7, i->op_id);

@@ -16,7 +16,8 @@
  *   registry.watch {"ops"?:bool,"snapshot"?:bool}  a stream; see below
  *
  *   image.ls   {"state"?:"draft"|"published","after"?:ID,"limit"?} → {"images":[<image>…] by id,"next"?:ID}
- *   image.show {"image":IMAGE}                     → {"image":<image>,"files":[{"name","size","blocks" of 512 bytes}]}
+ *   image.show (waits for the digest of an image that was just pulled)
+ *              {"image":IMAGE}                     → {"image":<image>,"files":[{"name","size","blocks" of 512 bytes}]}
  *   image.register {"name","source"?}              → {"image":<image>}                exists, name_too_long
  *   image.promote  {"draft":IMAGE,"name"?}         → {"image":<image>}                exists incomplete corrupt busy no_space
  *   image.rename   {"image":IMAGE,"name"}          → {"image":<image>}                exists
@@ -74,7 +75,7 @@
  * a trusted peer three descriptors come with it: directories that hold ID/FILE for each image, draft and kernel.
  * Unless "snapshot" is false then come {"event":"snapshot","images":[…]?,"kernels":[…]?,"ops":[…]?} (several), and
  * {"event":"ready","generation":N}. After that each change, in the order in which it was committed:
- *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|pulled|configured","ts","op_id",
+ *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|pulled|digested|configured","ts","op_id",
  *    "generation":N,"images":[<image>…]}      a deleted image has "state":"deleted"; apply: remove by id, or insert or
  *                                              replace by id (the two of a swap in one step)
  *   {"event":"kernel","change":"imported|deleted","ts","op_id","generation":N,"kernel":<kernel>}  (deleted: "state":"deleted")

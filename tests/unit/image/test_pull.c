@@ -91,6 +91,11 @@ static void expect_nothing_left(struct fixture *f, int images)
 	assert_int_equal(disagreements(f), 0);
 }
 
+static void wait_digest(struct fixture *f, const char *id)
+{
+	assert_ok(f, digester_wait(f->service->digester, id, -1, &f->err));
+}
+
 static void names(void **state)
 {
 	static const struct {
@@ -133,8 +138,11 @@ static void publishes(void **state)
 	assert_string_equal(i.kernel, "cloud");
 	assert_string_equal(i.config, "{\"cmd\":[\"true\"]}");
 	assert_int_equal(i.size, 8 << 20);
+	/* Its digest comes later; whoever wants it waits. */
+	assert_string_equal(i.digest, "");
 	assert_ok(f, do_verify(f, "w", &v));
 	assert_true(v.digest_ok);
+	assert_int_equal(strlen(v.image.digest), 71);
 	banger_image_done(&v.image);
 	/* The step of its own made the seed, of root's home for want of another. */
 	assert_int_equal(fake.built, 1);
@@ -199,6 +207,34 @@ static void bundles(void **state)
 	expect_nothing_left(f, 2);
 }
 
+/* The daemon stops before the digest is there: the next start makes it. */
+static void late_digest(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_image_ struct banger_image i = {0}, later = {0};
+
+	use(f, &real);
+	assert_ok(f, do_pull(f, &(struct image_pull){.source = "h/a"}, &i));
+	wait_digest(f, i.id);
+	/* As if it had not got so far. */
+	assert_ok(f, store_image_by_id(f->store, i.id, &later, &f->err));
+	assert_int_equal(strlen(later.digest), 71);
+	later.digest[0] = 0;
+	assert_ok(f, store_image_update(f->store, &later, NULL, &f->err));
+	banger_image_done(&later);
+	fixture_stop(f);
+	assert_ok(f, fixture_start(f));
+	wait_digest(f, i.id);
+	assert_ok(f, store_image_by_id(f->store, i.id, &later, &f->err));
+	assert_int_equal(strlen(later.digest), 71);
+	/* One that is deleted meanwhile is nobody's trouble. */
+	_cleanup_image_ struct banger_image two = {0};
+	assert_ok(f, do_pull(f, &(struct image_pull){.source = "h/b"}, &two));
+	assert_ok(f, do_delete(f, "b"));
+	wait_digest(f, two.id);
+	expect_nothing_left(f, 1);
+}
+
 static void failures(void **state)
 {
 	struct fixture *f = *state;
@@ -225,8 +261,8 @@ static void failures(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {
-		TEST(names), TEST(publishes), TEST(seeds), TEST(bundles), TEST(failures)};
+	const struct CMUnitTest tests[] = {TEST(names), TEST(publishes), TEST(seeds), TEST(bundles),
+		TEST(late_digest), TEST(failures)};
 
 	return cmocka_run_group_tests_name("image/pull", tests, NULL, NULL);
 }

@@ -19,9 +19,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <banger/fault.h>
+#include <banger/log.h>
 #include "pull/blob.h"
 
-enum { REHASH_PIECE = 1024 * 1024 };
+enum {
+	REHASH_PIECE = 1024 * 1024,
+	STAGE_US = 250000, /* how long whole blocks wait for more on a slow link */
+};
 
 const char *blob_digest(const struct blob *b)
 {
@@ -304,6 +308,7 @@ static int flush_blocks(struct blob *b, struct banger_error *err)
 		return r;
 	b->staged -= n;
 	memmove(b->stage, b->stage + n, b->staged);
+	b->flushed_us = banger_monotonic_us();
 	return 0;
 }
 
@@ -335,6 +340,8 @@ int blob_write(struct blob *b, const void *data, size_t len, struct banger_error
 		p += n;
 		len -= n;
 	}
+	if (b->staged >= BLOB_BLOCK && banger_monotonic_us() - b->flushed_us > STAGE_US)
+		return flush_blocks(b, err);
 	return 0;
 }
 

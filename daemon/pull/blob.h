@@ -48,6 +48,7 @@ struct blob {
 	int64_t written;
 	unsigned char *stage;
 	size_t staged;
+	int64_t flushed_us; /* when the stage was last written */
 };
 
 /* Closes and frees; not in the list any more. */

@@ -162,6 +162,22 @@ static void test_aligned(void **state)
 	assert_content(s, b);
 }
 
+/* On a slow link readers do not wait for a whole stage. */
+static void test_slow(void **state)
+{
+	struct setup *s = *state;
+	_cleanup_blob_ struct blob *b = get(s, true);
+
+	assert_int_equal(blob_begin(b, -1, &s->err), 0);
+	assert_int_equal(blob_write(b, s->data, 1, &s->err), 0);
+	usleep(300000);
+	assert_int_equal(blob_write(b, s->data + 1, 100000, &s->err), 0);
+	assert_int_equal(blob_available(b), 100001 / 4096 * 4096);
+	assert_int_equal(blob_write(b, s->data + 100001, SIZE - 100001, &s->err), 0);
+	assert_int_equal(blob_finish(b, &s->err), 0);
+	assert_content(s, b);
+}
+
 static void test_take_over(void **state)
 {
 	const struct banger_error why = {.code = BANGER_TIMEOUT, .message = "too slow"};
@@ -405,6 +421,7 @@ int main(void)
 		WITH_CACHE(test_grow),
 		WITH_CACHE(test_aligned),
 		cmocka_unit_test_setup_teardown(test_aligned, set_up_memory, tear_down),
+		WITH_CACHE(test_slow),
 		WITH_CACHE(test_take_over),
 		WITH_CACHE(test_abandon),
 		WITH_CACHE(test_corrupt),

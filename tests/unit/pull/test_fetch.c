@@ -528,6 +528,13 @@ static void test_proxy(void **state)
 		snprintf(s->url, sizeof(s->url), "http://storage.invalid/blob");
 		assert_int_equal(fetch(s, SOUND, &b), 0);
 		assert_int_equal(server_requests(s->other), i + 1);
+		blob_putp(&b);
+		b = NULL;
+		assert_int_equal(blobs_prune(s->blobs, 0, NULL, &s->err), 0);
+		s->config.fetch_retries = 0;
+		setenv("no_proxy", "storage.invalid", 1);
+		assert_int_equal(fetch(s, SOUND, &b), -ECONNREFUSED);
+		unsetenv("no_proxy");
 		memcpy(s->url, url, sizeof(url));
 		unsetenv(variables[i]);
 		blob_putp(&b);
@@ -624,6 +631,10 @@ static void test_urls(void **state)
 	assert_int_equal(http_url_split("https://A.Example:443/x", &tls, &host, NULL), 0);
 	assert_true(tls);
 	assert_string_equal(host, "a.example");
+	free(TAKE_PTR(host));
+	assert_int_equal(http_url_split("http://[::1]:5000/x", &tls, &host, NULL), 0);
+	assert_false(tls);
+	assert_string_equal(host, "[::1]:5000");
 	assert_true(http_same_origin("https://a/x", "https://A:443/y?z"));
 	assert_false(http_same_origin("https://a/x", "http://a/x"));
 	assert_false(http_same_origin("https://a/x", "https://a:444/x"));

@@ -120,7 +120,7 @@ static void hostile(void **state)
 	} cases[] = {
 		{"", "too early", BANGER_CORRUPT},
 		{"[]", "not a JSON object", BANGER_CORRUPT},
-		{"{\"version\":1} {}", "more after", BANGER_CORRUPT},
+		{"{\"version\":1} {}", "unexpected character", BANGER_CORRUPT},
 		{"{}", "no version", BANGER_CORRUPT},
 		{"{\"version\":\"1\"}", "no version", BANGER_CORRUPT},
 		{"{\"version\":2,\"bundles\":7}", "version 2", BANGER_UNSUPPORTED},

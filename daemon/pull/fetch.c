@@ -188,7 +188,7 @@ int fetch_request(const struct fetch *f, const struct http_request *q, struct ht
 
 	int r = authorize(&a, NULL, &why);
 	while (r == 0) {
-		_cleanup_http_response_ struct http_response response = {0};
+		_cleanup_http_response_ struct http_response response = {.retry_after_s = -1};
 		hq.authorization = a.authorization ?: q->authorization;
 		r = http_get(f->http, &hq, &response, &why);
 		if (r == 0) {

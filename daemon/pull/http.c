@@ -399,9 +399,16 @@ static int curl_failed(const struct hop *p, struct banger_error *err)
 	case CURLE_COULDNT_CONNECT:
 		failed(p, BANGER_UNAVAILABLE, what, err);
 		return -ECONNREFUSED;
+	case CURLE_SSL_CONNECT_ERROR:
+		snprintf(text, sizeof(text),
+			"%.250s (if it speaks plain HTTP: \"registries\": {\"%.100s\": "
+			"{\"plain_http\": true}} in the "
+			"configuration)",
+			what, p->host);
+		failed(p, BANGER_UNAVAILABLE, text, err);
+		return -EPROTO;
 	case CURLE_WEIRD_SERVER_REPLY:
 	case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9, which is what anything looks like */
-	case CURLE_SSL_CONNECT_ERROR:
 		failed(p, BANGER_UNAVAILABLE, what, err);
 		return -EPROTO;
 	case CURLE_OPERATION_TIMEDOUT: /* only connecting has a time of curl's */

@@ -4,7 +4,7 @@
  *
  * https, unless the configuration says plain_http. A loopback host of which nothing is configured is asked for
  * /v2/ once, in plain HTTP, and taken for a TLS server when the answer says so: a 400 in words that
- * servers have for it, or bytes that are no HTTP.
+ * servers have for it, or no HTTP at all, but TLS.
  *
  * What a tag names is whatever the registry says; everything below that is named by digest, and
  * checked: size first, then digest.
@@ -24,32 +24,46 @@ static const char *const manifest_headers[] = {
 
 /* ---- opening ---- */
 
-/* Does it answer plain HTTP like a server that wants TLS? */
-static bool wants_tls(int r, const struct http_response *a)
+/* The words of a TLS server for those who speak plain HTTP to it. */
+static bool wants_tls(const struct http_response *a)
 {
-	if (r == -EPROTO)
-		return true;
-	return r == 0 && a->status == 400 &&
+	return a->status == 400 &&
 	       (strcasestr(a->body, "HTTPS server") || strcasestr(a->body, "HTTPS port") ||
 		       strcasestr(a->body, "SSL-enabled"));
 }
 
-/* Nothing secret is sent. Whatever goes wrong here goes wrong again, and is reported, later. */
-static int probe_loopback(
-	struct registry *r, const char *host, bool *ret_tls, struct banger_error *err)
+static int probe(struct registry *r, const char *scheme, const char *host,
+	struct http_response *ret, struct banger_error *err)
 {
-	_cleanup_http_response_ struct http_response a = {0};
 	_cleanup_free_ char *url = NULL;
 	struct http_request q = {.limit = 1024 * 1024, .cancel_fd = r->cancel_fd};
 
-	if (asprintf(&url, "http://%s/v2/", host) < 0) {
+	if (asprintf(&url, "%s://%s/v2/", scheme, host) < 0) {
 		url = NULL;
 		return banger_error_oom(err);
 	}
 	q.url = url;
-	int got = http_get(r->http, &q, &a, NULL);
-	*ret_tls = wants_tls(got, &a);
-	return got == -ECANCELED ? banger_error_set(err, BANGER_CANCELLED, "cancelled") : 0;
+	return http_get(r->http, &q, ret, err);
+}
+
+/* Nothing secret is sent. Whatever goes wrong here goes wrong again, and is reported, later. Some TLS
+ * servers only hang up: whoever neither answers nor is unreachable is asked in TLS too, and a certificate that
+ * is not believed is an answer as well. */
+static int probe_loopback(
+	struct registry *r, const char *host, bool *ret_tls, struct banger_error *err)
+{
+	_cleanup_http_response_ struct http_response plain = {0}, tls = {0};
+
+	int n = probe(r, "http", host, &plain, err);
+	if (n == 0)
+		*ret_tls = wants_tls(&plain);
+	else if (n == -EHOSTDOWN || n == -EPROTO) {
+		n = probe(r, "https", host, &tls, err);
+		*ret_tls = n == 0 || n == -EACCES;
+	} else {
+		*ret_tls = false;
+	}
+	return n == -ECANCELED ? n : 0;
 }
 
 static int open_endpoint(struct registry *r, const char *host, struct banger_error *err)

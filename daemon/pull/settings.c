@@ -227,6 +227,13 @@ bool pull_host_loopback(const char *host)
 	return inet_pton(AF_INET, name, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127;
 }
 
+/* Not the code of the errno: a missing file is no missing image. */
+static int unreadable(const char *shown, struct banger_error *err)
+{
+	return banger_error_set(err, BANGER_BAD_REQUEST, "cannot read the certificates in %s: %s",
+		shown, strerrordesc_np(errno) ?: "unknown error");
+}
+
 static int append_file(int dirfd, const char *name, const char *shown, char **text, size_t *len,
 	struct banger_error *err)
 {
@@ -234,8 +241,7 @@ static int append_file(int dirfd, const char *name, const char *shown, char **te
 	struct stat st;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
-		return banger_error_set_errno(
-			err, errno, "cannot read the certificates in %s", shown);
+		return unreadable(shown, err);
 	if (!S_ISREG(st.st_mode) || st.st_size > CERTIFICATES_MAX)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
 			"the certificates in %s: not a file of at most %d bytes", shown,
@@ -248,8 +254,7 @@ static int append_file(int dirfd, const char *name, const char *shown, char **te
 	ssize_t n;
 	while (*len < end && (n = read(fd, more + *len, end - *len)) != 0) {
 		if (n < 0)
-			return banger_error_set_errno(
-				err, errno, "cannot read the certificates in %s", shown);
+			return unreadable(shown, err);
 		*len += (size_t)n;
 	}
 	more[(*len)++] = '\n';

@@ -32,7 +32,7 @@ struct setup {
 	char asked[8][1024]; /* the same, with the body, by the token server */
 	int n_asked;
 	/* what they do */
-	bool bearer, basic, forgetful, no_blobs, deny;
+	bool bearer, basic, forgetful, no_blobs, deny, fail_once;
 	const char *realm_url; /* NULL: the token server's */
 	int tokens;
 };
@@ -47,6 +47,10 @@ static bool answer_registry(void *arg, const struct server_request *q)
 		q->path, auth ?: "");
 	if (strcmp(q->path, "/v2/") == 0)
 		return server_answer(q, "200 OK", "", "{}");
+	if (s->fail_once) {
+		s->fail_once = false;
+		return server_answer(q, "503 Service Unavailable", "", "");
+	}
 	snprintf(want, sizeof(want), "Bearer token%d", s->tokens);
 	if (s->bearer && (!auth || strcmp(auth, want) != 0 || s->deny)) {
 		char realm[128];
@@ -313,6 +317,19 @@ static void test_realm_elsewhere(void **state)
 	assert_int_equal(s->n_asked, 0);
 }
 
+/* Waited for, though nobody said how long. */
+static void test_fails_once(void **state)
+{
+	struct setup *s = *state;
+	int64_t begin = banger_monotonic_us();
+
+	s->config.fetch_retries = 1;
+	open_registry(s);
+	s->fail_once = true;
+	assert_int_equal(get_manifest(s), 0);
+	assert_in_range(banger_monotonic_us() - begin, 375000, 2000000);
+}
+
 static void test_missing(void **state)
 {
 	static char *urls[] = {(char *)"https://storage.invalid/layer?sig=SECRET", NULL};
@@ -391,6 +408,7 @@ int main(void)
 		WITH_SERVER(test_basic_wrong),
 		WITH_SERVER(test_basic_none),
 		WITH_SERVER(test_realm_elsewhere),
+		WITH_SERVER(test_fails_once),
 		WITH_SERVER(test_missing),
 		WITH_SERVER(test_content_lies),
 		WITH_SERVER(test_mirror),

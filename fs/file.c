@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 #include "attempt.h"
 #include "config.h"
+#include "digest.h"
 #include "events.h"
 #include "handle.h"
 #include "loop.h"
@@ -189,6 +190,10 @@ static int open_text(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 		return -ENOMEM;
 	h->h.kind = HANDLE_TEXT;
 	atomic_init(&h->refs, 1);
+	if (node_kind(ino) == NODE_IMAGE_JSON && digest_pending(fs, ino)) {
+		LOOP_MAY_WAIT();
+		digest_wait(fs, ino);
+	}
 	int r = node_type(ino)->text(fs, fuse_req_ctx(req), ino, &h->text, &h->len);
 	if (r < 0) {
 		free(h);

@@ -5,6 +5,8 @@
  */
 #include "xattr.h"
 #include <string.h>
+#include "digest.h"
+#include "loop.h"
 #include "tree.h"
 
 #define PREFIX "user.banger."
@@ -96,6 +98,14 @@ static void get_last_error(struct fs *fs, fuse_req_t req, size_t size)
 		fuse_reply_err(req, ENODATA);
 }
 
+static void wait_for_digest(struct fs *fs, uint64_t node)
+{
+	if (node_kind(node) != NODE_IMAGE || !digest_pending(fs, node))
+		return;
+	LOOP_MAY_WAIT();
+	digest_wait(fs, node);
+}
+
 void xattr_get(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	_cleanup_image_ struct banger_image image = {0};
@@ -110,6 +120,8 @@ void xattr_get(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, 
 		get_last_error(fs, req, size);
 		return;
 	}
+	if (strcmp(name, PREFIX "digest") == 0)
+		wait_for_digest(fs, ino);
 	if (strncmp(name, PREFIX, strlen(PREFIX)) == 0 && image_of(fs, ino, &image) == 0)
 		for (size_t i = 0; i < ELEMENTSOF(of_images); i++)
 			if (strcmp(of_images[i].name, name) == 0)
@@ -132,6 +144,7 @@ void xattr_list(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size)
 	char list[512], value[VALUE_MAX > LAST_ERROR_LEN ? VALUE_MAX : LAST_ERROR_LEN];
 	size_t n = 0;
 
+	wait_for_digest(fs, ino);
 	if (image_of(fs, ino, &image) == 0)
 		for (size_t i = 0; i < ELEMENTSOF(of_images); i++)
 			if (of_images[i].value(&image, value) > 0)

@@ -43,7 +43,7 @@ int ctl_call(struct ctl *c, const char *method, struct json_object *params,
 	if (r < 0)
 		return r;
 	r = banger_client_call(c->client, method, TAKE_PTR(owned), ret, err);
-	c->unreachable = r == -EHOSTDOWN;
+	c->unreachable = r == -EHOSTDOWN && banger_client_lost(c->client);
 	return r;
 }
 

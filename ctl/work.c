@@ -139,7 +139,7 @@ static int call(struct ctl *c, const char *method, struct json_object *params, c
 {
 	int r = banger_client_call_fds(c->client, method, params, fds, nfds, ret, NULL, NULL, err);
 
-	c->unreachable = r == -EHOSTDOWN;
+	c->unreachable = r == -EHOSTDOWN && banger_client_lost(c->client);
 	return r;
 }
 

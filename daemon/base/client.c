@@ -11,6 +11,7 @@ struct banger_client {
 	struct banger_wire_reader *reader;
 	struct banger_actor actor;
 	bool has_actor;
+	bool lost;
 };
 
 int banger_client_connect(const char *path, struct banger_client **ret, struct banger_error *err)
@@ -59,6 +60,11 @@ int banger_client_fd(const struct banger_client *c)
 	return c->fd;
 }
 
+bool banger_client_lost(const struct banger_client *c)
+{
+	return c->lost;
+}
+
 void banger_client_set_actor(struct banger_client *c, const struct banger_actor *actor)
 {
 	c->has_actor = actor != NULL;
@@ -78,8 +84,9 @@ static void close_all(const int *fds, size_t n)
 }
 
 /* A broken connection, as the caller sees it. */
-static int lost(int r, struct banger_error *err)
+static int lost(struct banger_client *c, int r, struct banger_error *err)
 {
+	c->lost = true;
 	switch (r) {
 	case -EMSGSIZE:
 		return banger_error_set(
@@ -111,10 +118,10 @@ int banger_client_call_fds(struct banger_client *c, const char *method, struct j
 	int sent = banger_wire_send(c->fd, q, fds, nfds);
 	/* A peer that refuses and closes may have said why before it did. */
 	if (sent < 0 && sent != -EPIPE)
-		return lost(sent, err);
+		return lost(c, sent, err);
 	int r = banger_wire_read(c->reader, &line, &len, got, &n);
 	if (r <= 0)
-		return lost(sent < 0 ? sent : r, err);
+		return lost(c, sent < 0 ? sent : r, err);
 	r = banger_reply_parse(line, len, &result, err);
 	size_t want = r == 0 && ret_nfds ? *ret_nfds : 0;
 	size_t keep = n < want ? n : want;
@@ -158,7 +165,7 @@ int banger_client_next(
 	if (r == 0)
 		return 0;
 	if (r < 0)
-		return lost(r, err);
+		return lost(c, r, err);
 	close_all(fds, n);
 	r = banger_json_parse(line, len, ret, err);
 	return r < 0 ? r : 1;

@@ -17,6 +17,9 @@ int banger_client_connect(const char *path, struct banger_client **ret, struct b
 void banger_client_freep(struct banger_client **c);
 #define _cleanup_client_ _cleanup_(banger_client_freep)
 int banger_client_fd(const struct banger_client *c);
+/* Did a call or _next() fail because of the connection? Else an error is what the daemon answered, though it
+ * be the same code: UNAVAILABLE, of a registry. */
+bool banger_client_lost(const struct banger_client *c);
 
 /* The actor to name in later requests (copied); NULL: none. */
 void banger_client_set_actor(struct banger_client *c, const struct banger_actor *actor);

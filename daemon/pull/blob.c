@@ -220,6 +220,45 @@ static int rehash(struct blob *b, int64_t len, int cancel_fd, struct banger_erro
 	return 0;
 }
 
+/* Of a description of its own: what readers were given may have been set to O_DIRECT by them. */
+static int digest_of_file(
+	struct blob *b, int cancel_fd, char ret[PULL_DIGEST_MAX], struct banger_error *err)
+{
+	_cleanup_close_ int fd = openat(b->dir_fd, b->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_pull_hash_ struct pull_hash *hash = NULL;
+	_cleanup_free_ unsigned char *buf = malloc(REHASH_PIECE);
+	ssize_t n;
+
+	if (fd < 0)
+		return cannot(b, errno, "opening", err);
+	int r = buf ? pull_hash_new(b->digest, &hash, err) : banger_error_oom(err);
+	if (r < 0)
+		return r;
+	while ((n = read(fd, buf, REHASH_PIECE)) > 0) {
+		pull_hash_update(hash, buf, (size_t)n);
+		if ((r = check_cancelled(cancel_fd, err)) < 0)
+			return r;
+	}
+	if (n < 0)
+		return cannot(b, errno, "reading", err);
+	pull_hash_end(hash, ret);
+	return 0;
+}
+
+int blob_doubt(struct blob *b, int cancel_fd, struct banger_error *err)
+{
+	char actual[PULL_DIGEST_MAX];
+
+	int r = digest_of_file(b, cancel_fd, actual, err);
+	if (r < 0 || strcmp(actual, b->digest) == 0)
+		return r;
+	(void)unlinkat(b->dir_fd, b->name, 0);
+	return banger_error_set(err, BANGER_CORRUPT,
+		"the cache's copy of %s has another digest now, %s; it was removed, and the next "
+		"pull fetches it again",
+		b->digest, actual);
+}
+
 int blob_begin(struct blob *b, int cancel_fd, struct banger_error *err)
 {
 	int64_t len = 0;

@@ -36,8 +36,8 @@ void blobs_freep(struct blobs **b); /* no blob may be in use */
  * (blob_write…, ending with blob_finish or blob_abandon). When a writer gives up, blob_take_over() lets
  * one of the others become it. size: exact, of the descriptor; TOO_LARGE, BAD_REQUEST when the cache
  * already has it with another size. */
-int blobs_get(struct blobs *b, const char *digest, int64_t size, struct blob **ret, bool *ret_writer,
-	struct banger_error *err);
+int blobs_get(struct blobs *b, const char *digest, int64_t size, struct blob **ret,
+	bool *ret_writer, struct banger_error *err);
 void blob_putp(struct blob **b); /* what use ended; may be NULL */
 #define _cleanup_blob_ _cleanup_(blob_putp)
 
@@ -55,6 +55,9 @@ void blob_unnotify(struct blob *b, int eventfd);
 /* Changes when bytes that readers could have read were thrown away because they were wrong (they were
  * left by an earlier run): who has read any begins again. */
 unsigned blob_generation(const struct blob *b);
+/* Somebody doubts a whole blob that he did not see come: compute its digest again. CORRUPT: the disk has
+ * changed it; its file is gone from the cache, and the next blobs_get() after the last use fetches it anew. */
+int blob_doubt(struct blob *b, int cancel_fd, struct banger_error *err);
 /* 0, or the failure of the writer, if it failed and nobody took over. */
 int blob_failure(const struct blob *b, struct banger_error *err);
 
@@ -81,8 +84,10 @@ struct blobs_usage {
 };
 int blobs_usage(struct blobs *b, struct blobs_usage *ret, struct banger_error *err);
 /* Remove least recently used ones, partials too, until at most max bytes are there. */
-int blobs_prune(struct blobs *b, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err);
+int blobs_prune(
+	struct blobs *b, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err);
 /* What that would remove; nothing is. */
-int blobs_prune_plan(struct blobs *b, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err);
+int blobs_prune_plan(
+	struct blobs *b, int64_t max, struct blobs_usage *ret_removed, struct banger_error *err);
 
 #endif

@@ -310,28 +310,34 @@ int layers_failure(struct layers *l, struct banger_error *err)
 	return failed ? -banger_code_errno(err->code) : 0;
 }
 
-static bool all_there(struct layers *l)
+/* With the lock. */
+static bool is_there(struct layers *l, struct layer *layer)
+{
+	if (layer->state == FOLLOWED)
+		look_at_followed(l, layer);
+	return layer->state == REUSED || layer->state == HELD || layer->state == DONE;
+}
+
+static bool are_there(struct layers *l, size_t from, size_t to)
 {
 	bool there = true;
 
 	pthread_mutex_lock(&l->lock);
-	for (size_t k = 0; k < l->n; k++) {
-		if (l->list[k].state == FOLLOWED)
-			look_at_followed(l, &l->list[k]);
-		there = there && (l->list[k].state == REUSED || l->list[k].state == HELD ||
-					 l->list[k].state == DONE);
-	}
+	for (size_t k = from; k < to; k++)
+		there = is_there(l, &l->list[k]) && there;
 	pthread_mutex_unlock(&l->lock);
 	return there;
 }
 
-int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err)
+/* Until those from `from` to before `to` are there. */
+static int wait_for(
+	struct layers *l, size_t from, size_t to, int cancel_fd, struct banger_error *err)
 {
 	struct pollfd p[] = {
 		{.fd = l->notify_fd, .events = POLLIN}, {.fd = cancel_fd, .events = POLLIN}};
 	eventfd_t value;
 
-	while (!all_there(l)) {
+	while (!are_there(l, from, to)) {
 		int r = layers_failure(l, err);
 		if (r < 0)
 			return r;
@@ -342,6 +348,24 @@ int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err)
 		(void)eventfd_read(l->notify_fd, &value);
 	}
 	return 0;
+}
+
+int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err)
+{
+	return wait_for(l, 0, l->n, cancel_fd, err);
+}
+
+int layers_doubt(struct layers *l, size_t i, int cancel_fd, struct banger_error *err)
+{
+	int r = wait_for(l, i, i + 1, cancel_fd, err);
+
+	if (r < 0 || l->list[i].state != HELD || !l->list[i].blob)
+		return r;
+	r = blob_doubt(l->list[i].blob, cancel_fd, err);
+	if (r < 0)
+		banger_error_prefix(
+			err, "layer %zu of %zu (%s)", i + 1, l->n, l->list[i].d->digest);
+	return r;
 }
 
 int64_t layers_fetched(struct layers *l)

@@ -26,6 +26,10 @@ int layers_notify_fd(const struct layers *l);
 int64_t layers_available(struct layers *l, size_t i, struct banger_error *err);
 /* Why a fetcher failed, if one did. */
 int layers_failure(struct layers *l, struct banger_error *err);
+/* banger-unpack took offence at layer i: is its blob what its digest says? One that is on its way is waited
+ * for, because only its end tells, and else what is wrong in it would be gone on with the next time; one that
+ * was held is looked at again. 0: yes, or it was not ours to tell; else why not. */
+int layers_doubt(struct layers *l, size_t i, int cancel_fd, struct banger_error *err);
 /* Until all are whole, and their digests right. */
 int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err);
 int64_t layers_fetched(struct layers *l);

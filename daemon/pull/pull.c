@@ -168,13 +168,11 @@ static struct unpack_layer *describe(struct pull *p)
 	return list;
 }
 
-/* *ret_again: with nothing reused it may succeed. */
-static int unpack(
-	struct pull *p, struct pull_result *ret, bool *ret_again, struct banger_error *err)
+static int unpack(struct pull *p, struct pull_result *ret, struct unpack_failure *ret_failure,
+	struct banger_error *err)
 {
 	const struct banger_config *config = p->e->config;
 	_cleanup_free_ struct unpack_layer *list = describe(p);
-	struct unpack_failure failure = {0};
 	struct unpack_result result;
 	uint8_t seed[32];
 
@@ -199,11 +197,10 @@ static int unpack(
 		.seed = seed,
 		.time = p->image.config.created > 0 ? p->image.config.created : 1,
 		.progress = on_unpacked,
-		.failure = &failure,
+		.failure = ret_failure,
 		.arg = p,
 	};
 	int r = unpack_run(config, &o, &result, err);
-	*ret_again = r < 0 && failure.reuse;
 	if (r < 0)
 		return r;
 	ret->size = result.size;
@@ -231,11 +228,35 @@ static int fill_result(struct pull *p, struct pull_result *ret, struct banger_er
 	return 0;
 }
 
-/* Fetch and unpack, once. */
+/* Is that what banger-unpack says of an archive, and not of this machine? */
+static bool is_of_content(enum banger_code code)
+{
+	return code == BANGER_CORRUPT || code == BANGER_BAD_REQUEST || code == BANGER_UNSUPPORTED ||
+	       code == BANGER_TOO_LARGE || code == BANGER_NAME_TOO_LONG;
+}
+
+/* A fetcher's failure, if there was one, is the cause of banger-unpack's; and a layer whose digest is wrong is
+ * worth more as a reason than what was found in it. */
+static void find_cause(
+	struct pull *p, const struct unpack_failure *failure, struct banger_error *err)
+{
+	struct banger_error why = {0};
+
+	if (err->code == BANGER_CANCELLED)
+		return;
+	if (layers_failure(p->layers, &why) < 0 ||
+		(is_of_content(err->code) && failure->layer >= 0 &&
+			(size_t)failure->layer < p->image.n_layers &&
+			layers_doubt(p->layers, (size_t)failure->layer, p->cancel_fd, &why) < 0))
+		*err = why;
+}
+
+/* Fetch and unpack, once. *ret_again: with nothing reused it may succeed. */
 static int attempt(struct pull *p, bool reuse, struct pull_result *ret, bool *ret_again,
 	struct banger_error *err)
 {
 	const struct pull_image *i = &p->image;
+	struct unpack_failure failure = {.layer = -1};
 	int r = 0;
 
 	*ret_again = false;
@@ -251,12 +272,11 @@ static int attempt(struct pull *p, bool reuse, struct pull_result *ret, bool *re
 	if (r < 0)
 		return r;
 	tell(p, "fetching", true);
-	r = unpack(p, ret, ret_again, err);
+	r = unpack(p, ret, &failure, err);
 	if (r < 0) {
-		/* A fetcher's failure, if there was one, is the cause of the other's. */
-		struct banger_error why = {0};
-		if (err->code != BANGER_CANCELLED && layers_failure(p->layers, &why) < 0)
-			*err = why;
+		*ret_again = failure.reuse;
+		if (!failure.reuse)
+			find_cause(p, &failure, err);
 		return r;
 	}
 	tell(p, "finishing", true);

@@ -14,6 +14,7 @@ struct script {
 	int listener, fd;
 	const char *reply;
 	char got[1024];
+	bool lost;
 };
 
 static void *serve(void *arg)
@@ -59,6 +60,7 @@ static int call(
 	assert_int_equal(banger_client_connect(path, &c, e), 0);
 	banger_client_set_actor(c, &actor);
 	int r = banger_client_call_fds(c, "ping", NULL, NULL, 0, o, fds, n, e);
+	s->lost = banger_client_lost(c);
 	pthread_join(t, NULL);
 	close(s->listener);
 	return r;
@@ -82,6 +84,8 @@ static void failures(void **state)
 	struct script refuse = {.fd = -1,
 		.reply = "{\"ok\":false,\"error\":{\"code\":\"busy\",\"message\":\"in "
 			 "use\",\"op_id\":\"op-0000000000ff\"}}"};
+	struct script away = {.fd = -1,
+		.reply = "{\"ok\":false,\"error\":{\"code\":\"unavailable\",\"message\":\"a registry\"}}"};
 	struct script hang_up = {.fd = -1};
 	struct banger_error e = {0};
 	struct json_object *o = NULL;
@@ -90,7 +94,11 @@ static void failures(void **state)
 	assert_int_equal(call(&refuse, &o, NULL, NULL, &e), -EBUSY);
 	assert_string_equal(e.message, "in use");
 	assert_string_equal(e.op_id, "op-0000000000ff");
+	assert_false(refuse.lost);
+	assert_int_equal(call(&away, &o, NULL, NULL, &e), -EHOSTDOWN);
+	assert_false(away.lost);
 	assert_int_equal(call(&hang_up, &o, NULL, NULL, &e), -EHOSTDOWN);
+	assert_true(hang_up.lost);
 	assert_string_equal(e.op_id, "op-0123456789ab");
 	assert_int_equal(banger_client_connect("/nonexistent/sock", &c, &e), -EHOSTDOWN);
 	assert_null(c);

@@ -446,6 +446,9 @@ int http_engine_new(int64_t stall_ms, struct http_engine **ret, struct banger_er
 	if (!e->multi)
 		return banger_error_oom(err);
 	curl_multi_setopt(e->multi, CURLMOPT_MAXCONNECTS, 16L);
+	/* HTTP/2, but a connection for each transfer: of streams that share one, curl would have to take what
+	 * comes for a paused one, up to 32 MiB of it; and one lost packet would hold up all. */
+	curl_multi_setopt(e->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
 	int r = pthread_create(&e->thread, NULL, engine_main, e);
 	if (r != 0)
 		return banger_error_set_errno(err, r, "starting the thread of transfers");

@@ -328,12 +328,14 @@ class Banger:
         return read_log(self.log, op_id)
 
     def images(self):
-        """All images as the daemon has them, {(state, name): document}."""
+        """All images as the daemon has them, {(state, name): document}, with the digests of those just pulled."""
         found, after = {}, None
         with self.wire() as client:
             while True:
                 page = client.call('image.ls', {'after': after} if after else {})
                 for image in page['images']:
+                    if image['state'] == 'published' and 'digest' not in image and not image.get('damaged'):
+                        image = client.call('image.show', {'image': image['id']})['image']
                     found[image['state'], image['name']] = image
                 after = page.get('next')
                 if not after:

@@ -31,9 +31,9 @@
 #include "unpack/stream/digest.h"
 #include "unpack/stream/ring.h"
 
-#define BUFFER_SIZE (256u << 10)
+#define BUFFER_SIZE (512u << 10)
 #define PACKED_BUFFERS 4
-#define PLAIN_BUFFERS 12
+#define PLAIN_BUFFERS 8
 #define MAGIC_MAX 8u
 #define THREADS 3
 

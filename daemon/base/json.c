@@ -6,10 +6,13 @@
  * "a".
  *
  * Even when strict, json-c takes NaN, Infinity and member names in single quotes. What is between
- * the strings is therefore looked at first: only JSON's own characters may stand there.
+ * the strings is therefore looked at first: only JSON's own characters may stand there. And json-c
+ * 0.17 and 0.18, when strict, take every byte over 0x7f for a control character: there, other
+ * characters than ASCII's are given to it as \u escapes.
  */
 #include <banger/wire.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 
 static void tokener_freep(struct json_tokener **t)
@@ -37,7 +40,81 @@ static size_t foreign_byte(const char *s, size_t len)
 	return len;
 }
 
+/* ---- json-c's that want ASCII */
+
+static bool wants_ascii;
+
+static void find_out(void)
+{
+	static const char text[] = "\"\xc3\xa9\"";
+	struct json_tokener *t = json_tokener_new();
+
+	if (!t)
+		return;
+	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
+	struct json_object *o = json_tokener_parse_ex(t, text, sizeof(text));
+	wants_ascii = !o;
+	json_object_put(o);
+	json_tokener_free(t);
+}
+
+/* Take one character of valid UTF-8. */
+static unsigned take_character(const unsigned char **p)
+{
+	unsigned c = *(*p)++, more = c < 0x80 ? 0 : c < 0xE0 ? 1 : c < 0xF0 ? 2 : 3;
+
+	if (more)
+		c &= 0x3F >> more;
+	while (more--)
+		c = c << 6 | (*(*p)++ & 0x3F);
+	return c;
+}
+
+/* The same document in ASCII. The caller frees; NULL: no memory. */
+static char *to_ascii(const char *s, size_t len, size_t *ret_len)
+{
+	const unsigned char *p = (const unsigned char *)s, *end = p + len;
+	char *text = malloc(len * 6 + 1), *to = text; /* "\u0080" is made of two bytes */
+
+	while (text && p < end) {
+		unsigned c = take_character(&p);
+		if (c < 0x80)
+			*to++ = (char)c;
+		else if (c < 0x10000)
+			to += sprintf(to, "\\u%04x", c);
+		else
+			to += sprintf(to, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10),
+				0xDC00 + ((c - 0x10000) & 0x3FF));
+	}
+	if (text) {
+		*to = '\0';
+		*ret_len = (size_t)(to - text);
+	}
+	return text;
+}
+
+static int parse(const char *s, size_t len, struct json_object **ret, struct banger_error *err);
+
 int banger_json_parse(const char *s, size_t len, struct json_object **ret, struct banger_error *err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	_cleanup_free_ char *ascii = NULL;
+	bool plain = true;
+
+	if (len > INT_MAX / 6)
+		return banger_error_set(err, BANGER_TOO_LARGE, "the document is too large");
+	if (!banger_utf8_valid(s, len))
+		return banger_error_set(err, BANGER_BAD_REQUEST, "not valid UTF-8");
+	pthread_once(&once, find_out);
+	for (size_t i = 0; wants_ascii && plain && i < len; i++)
+		plain = (unsigned char)s[i] < 0x80;
+	if (plain)
+		return parse(s, len, ret, err);
+	ascii = to_ascii(s, len, &len);
+	return ascii ? parse(ascii, len, ret, err) : banger_error_oom(err);
+}
+
+static int parse(const char *s, size_t len, struct json_object **ret, struct banger_error *err)
 {
 	_cleanup_(tokener_freep) struct json_tokener *t =
 		json_tokener_new_ex(BANGER_WIRE_DEPTH_MAX);
@@ -45,10 +122,6 @@ int banger_json_parse(const char *s, size_t len, struct json_object **ret, struc
 
 	if (!t)
 		return banger_error_oom(err);
-	if (len > INT_MAX)
-		return banger_error_set(err, BANGER_TOO_LARGE, "the document is too large");
-	if (!banger_utf8_valid(s, len))
-		return banger_error_set(err, BANGER_BAD_REQUEST, "not valid UTF-8");
 	if (memchr(s, '\0', len))
 		return banger_error_set(err, BANGER_BAD_REQUEST, "not JSON: it has a NUL byte");
 	size_t foreign = foreign_byte(s, len);

@@ -233,7 +233,7 @@ int feed_socket(struct feed *f, struct banger_error *err)
 		if (r < 0)
 			return r;
 	}
-	ssize_t n = recv(f->fd, &a, sizeof(a), MSG_DONTWAIT);
+	ssize_t n = recv(f->fd, &a, sizeof(a), MSG_DONTWAIT | MSG_TRUNC);
 	if (n == sizeof(a))
 		return answer(f, &a, err);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))

@@ -68,7 +68,8 @@ static void see(void *arg, const struct unpack_progress *p)
 }
 
 /* Runs a script as the program. */
-static int run_script(const char *body, int cancel_fd, int stall_ms, struct unpack_result *result,
+static int run_script_with(const char *body, int cancel_fd, int stall_ms,
+	const struct unpack_layer *layers, size_t n_layers, struct unpack_result *result,
 	struct seen *seen, struct banger_error *err)
 {
 	char path[128];
@@ -87,7 +88,10 @@ static int run_script(const char *body, int cancel_fd, int stall_ms, struct unpa
 		.headroom_percent = -1,
 		.stall_ms = stall_ms,
 		.progress = seen ? see : NULL,
-		.arg = seen};
+		.arg = seen,
+		.layers = layers,
+		.n_layers = n_layers,
+		.notify_fd = -1};
 	*err = (struct banger_error){0};
 	int before = open_fds();
 	int r = unpack_run(&fake, &o, result, err);
@@ -98,6 +102,12 @@ static int run_script(const char *body, int cancel_fd, int stall_ms, struct unpa
 	close(tar);
 	close(out);
 	return r;
+}
+
+static int run_script(const char *body, int cancel_fd, int stall_ms, struct unpack_result *result,
+	struct seen *seen, struct banger_error *err)
+{
+	return run_script_with(body, cancel_fd, stall_ms, NULL, 0, result, seen, err);
 }
 
 static void results(void **state)
@@ -194,6 +204,73 @@ static void stalls(void **state)
 		0);
 }
 
+/* A program that speaks on the layers' socket. */
+#define ASKING                                                                                     \
+	"exec /usr/bin/python3 -c 'import socket, struct, sys, os, time, array\n"                  \
+	"s = socket.socket(fileno=3)\n"                                                            \
+	"def ask(what, layer): s.send(struct.pack(\"<IIq\", what, layer, 0))\n"                    \
+	"def tell(): return s.recv(4096)\n"                                                        \
+	"def say(text): os.write(5, text.encode() + b\"\\n\")\n"
+#define RESULT "say(\"{\\\"result\\\":{\\\"size\\\":1}}\")\n"
+
+static const struct {
+	const char *body;
+	int errnum;
+	const char *message;
+} askers[] = {
+	{ASKING "ask(1, 0)\nassert len(tell()) == 328\nask(1, 1)\ntell()\nask(1, "
+		"0)\ntell()\n" RESULT "'",
+		0, NULL},
+	{ASKING "ask(1, 2)\ntell()'", EIO, "asks for what there is not (layer 2)"},
+	{ASKING "ask(1, 4000000000)\ntell()'", EIO, "asks for what there is not"},
+	{ASKING "ask(2, 0)\ntell()'", EIO, "asks for what there is not"},
+	{ASKING "ask(7, 0)\ntell()'", EIO, "asks for what there is not"},
+	{ASKING "ask(1, 0)\ntell()\nask(2, 1)\ntell()'", EIO, "asks for what there is not"},
+	/* What is no message ends the talk, not the daemon's patience. */
+	{ASKING "s.send(b\"x\")\nassert tell() == b\"\"\n" RESULT "'", 0, NULL},
+	{ASKING "s.send(b\"x\" * 5000)\nassert tell() == b\"\"\n" RESULT "'", 0, NULL},
+	{ASKING "s.close()\n" RESULT "'", 0, NULL},
+	/* All is there, so that it waits for more is its own fault. */
+	{ASKING "ask(1, 0)\ntell()\nask(2, 0)\ntime.sleep(60)'", ETIMEDOUT,
+		"layer 1 of 2 (sha256:one): unpacking made no progress"},
+	/* It asks and asks and never listens. */
+	{ASKING "while True: ask(2 if time.time() % 2 else 1, 0)'", EIO, NULL},
+};
+
+static void asking(void **state)
+{
+	int blob = memfd_create("blob", MFD_CLOEXEC);
+	const struct unpack_layer layers[] = {{.fd = blob, .size = 5, .digest = "sha256:one"},
+		{.fd = blob, .size = 0, .record_out_fd = -1, .record_in_fd = -1}};
+
+	for (size_t i = 0; i < ELEMENTSOF(askers); i++) {
+		struct banger_error err;
+		int r = run_script_with(
+			askers[i].body, -1, 700, layers, ELEMENTSOF(layers), NULL, NULL, &err);
+		if ((askers[i].message || !askers[i].errnum) && r != -askers[i].errnum)
+			fail_msg("asker %zu: %d, \"%s\"", i, r, err.message);
+		if (askers[i].message && !strstr(err.message, askers[i].message))
+			fail_msg("asker %zu: \"%s\"", i, err.message);
+	}
+	close(blob);
+}
+
+static void bad_layers(void **state)
+{
+	char long_text[500];
+	struct banger_error err;
+
+	memset(long_text, 'x', sizeof(long_text) - 1);
+	long_text[sizeof(long_text) - 1] = '\0';
+	const struct unpack_layer bad[] = {{.fd = 0, .size = -1}, {.digest = long_text},
+		{.diff_id = long_text}, {.compression = "bzip2-or-so"}};
+	for (size_t i = 0; i < ELEMENTSOF(bad); i++)
+		assert_true(run_script_with("exit 0", -1, 0, &bad[i], 1, NULL, NULL, &err) < 0);
+	/* A record only where all layers below come as records. */
+	const struct unpack_layer order[] = {{.fd = 1}, {.fd = -1, .record_in_fd = 1}};
+	assert_int_equal(run_script_with("exit 0", -1, 0, order, 2, NULL, NULL, &err), -EIO);
+}
+
 static void *cancel_soon(void *arg)
 {
 	usleep(100000);
@@ -259,7 +336,8 @@ static void the_real_one(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(results), cmocka_unit_test(environment),
-		cmocka_unit_test(bad), cmocka_unit_test(stalls), cmocka_unit_test(cancelled),
+		cmocka_unit_test(bad), cmocka_unit_test(stalls), cmocka_unit_test(asking),
+		cmocka_unit_test(bad_layers), cmocka_unit_test(cancelled),
 		cmocka_unit_test(missing), cmocka_unit_test(the_real_one)};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

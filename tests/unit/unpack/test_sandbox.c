@@ -10,7 +10,9 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -34,6 +36,7 @@
 #endif
 
 static int file; /* open in each child */
+static int receive_from;
 
 static void try_open(void)
 {
@@ -118,10 +121,25 @@ static void try_mount(void)
 	syscall(SYS_mount, "none", "/", "tmpfs", 0, NULL);
 }
 
+static int other; /* a descriptor without rights */
+static void try_receive(void)
+{
+	struct msghdr msg = {0};
+	recvmsg(other, &msg, MSG_DONTWAIT);
+}
+static void try_clone_file(void)
+{
+	syscall(SYS_ioctl, other, FICLONE, file);
+}
+static void try_clone_wrongly(void)
+{
+	syscall(SYS_ioctl, file, FICLONERANGE, NULL);
+}
+
 static void (*const forbidden[])(void) = {try_open, try_create, try_openat2, try_stat, try_socket,
 	try_fork, try_clone, try_exec, try_kill, try_signal_parent, try_ptrace, try_exec_memory,
 	try_map_file, try_make_executable, try_ioctl, try_dup, try_chmod, try_io_uring, try_bpf,
-	try_mount};
+	try_mount, try_receive, try_clone_file, try_clone_wrongly};
 
 struct attempt {
 	void (*what)(void);
@@ -145,12 +163,19 @@ static void attempt_in_sandbox(void (*what)(void), bool by_thread)
 {
 	const struct sandbox_limits limits = {.memory = (int64_t)1 << 30, .cpu_seconds = 10};
 	struct sandbox_rights rights = SANDBOX_NO_RIGHTS;
+	int ends_of_socket[2];
 	struct banger_error err = {0};
 	int up[2], ends[2], abi;
 	pthread_t t;
 	char c;
 
 	file = open("/dev/null", O_RDWR);
+	other = open("/dev/null", O_RDWR);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends_of_socket) < 0)
+		_exit(1);
+	receive_from = ends_of_socket[0];
+	rights = (struct sandbox_rights){
+		.receive_fd = receive_from, .clone_to = file, .clone_into = other};
 	if (file < 0 || pipe(up) < 0 || pipe(ends) < 0)
 		_exit(1);
 	struct attempt a = {what, up[1], ends[0]};
@@ -200,6 +225,12 @@ static void work_as_usual(void)
 		pread(file, buffer, 8, 0) != 0 || fcntl(file, F_GETFL) < 0)
 		_exit(5);
 	free(p);
+	/* With rights: they are let through, and fail for other reasons. */
+	struct msghdr msg = {0};
+	if (recvmsg(receive_from, &msg, MSG_DONTWAIT) != -1 || errno != EAGAIN ||
+		syscall(SYS_ioctl, file, FICLONE, -1) != -1 ||
+		syscall(SYS_ioctl, other, FICLONERANGE, NULL) != -1)
+		_exit(6);
 }
 
 static void lets_work(void **state)

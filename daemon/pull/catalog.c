@@ -210,13 +210,13 @@ struct reading {
 
 static int _printf_(3, 4) refuse(const struct reading *r, const char *key, const char *fmt, ...)
 {
+	char why[600];
 	va_list ap;
 
 	va_start(ap, fmt);
-	banger_error_vset(r->err, BANGER_CORRUPT, fmt, ap);
+	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	banger_error_prefix(r->err, "%s[%zu].%s", r->list, r->i, key);
-	return -EUCLEAN;
+	return banger_error_set(r->err, BANGER_CORRUPT, "%s[%zu].%s %s", r->list, r->i, key, why);
 }
 
 /* A text of at most max bytes without control characters: NULL for one that may be left out and is. */
@@ -292,12 +292,13 @@ static int take_location(const struct reading *r, const char *catalog, char **re
 
 	if (e < 0)
 		return e;
-	e = resolve(catalog, s, ret, r->err);
-	if (e == -EINVAL && r->err) {
-		r->err->code = BANGER_CORRUPT;
-		banger_error_prefix(r->err, "%s[%zu].location: \"%.200s\"", r->list, r->i, s);
-	}
-	return e == -EINVAL ? -EUCLEAN : e;
+	struct banger_error why = {0};
+	e = resolve(catalog, s, ret, &why);
+	if (e == -EINVAL)
+		return refuse(r, "location", "\"%.200s\" %.300s", s, why.message);
+	if (e < 0 && r->err)
+		*r->err = why;
+	return e;
 }
 
 static int read_entry(const struct reading *r, enum catalog_kind kind, const char *catalog,

@@ -17,6 +17,7 @@
 #include <banger/log.h>
 #include <banger/op.h>
 #include <banger/wire.h>
+#include "unpack/program/bundle.h"
 #include "unpack/program/internal.h"
 #include "unpack/program/protocol.h"
 #include "unpack/program/sandbox.h"
@@ -303,18 +304,21 @@ int main(int argc, char **argv)
 	const char *op_id = getenv("BANGER_OP_ID");
 
 	banger_log_init("banger-unpack");
-	if (argc != 2 || fcntl(UNPACK_FD_TAR, F_GETFD) < 0 || fcntl(UNPACK_FD_IMAGE, F_GETFD) < 0 ||
-		fcntl(UNPACK_FD_STATUS, F_GETFD) < 0) {
+	bool bundle = argc == 3 && strcmp(argv[1], "--bundle") == 0;
+	if ((argc != 2 && !bundle) || fcntl(UNPACK_FD_TAR, F_GETFD) < 0 ||
+		fcntl(UNPACK_FD_IMAGE, F_GETFD) < 0 || fcntl(UNPACK_FD_STATUS, F_GETFD) < 0) {
 		fprintf(stderr, "banger-unpack is started by bangerd\n");
 		return 2;
 	}
 	/* When the thread that waits for this dies, so does this. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);
-	close_range(UNPACK_FD_END, ~0U, 0);
 	mallopt(M_ARENA_MAX, 1);
 	banger_op_id saved = banger_op_enter(banger_op_id_valid(op_id) ? op_id : "");
 	(void)saved;
+	if (bundle)
+		_exit(bundle_main(argv[2]));
+	close_range(UNPACK_FD_END, ~0U, 0);
 	if (run(&p, argv[1], &err) < 0) {
 		send_error(&p, &err);
 		_exit(1);

@@ -22,7 +22,7 @@ static enum banger_code detect(
 {
 	unsigned char head[FORMAT_HEAD] = {0};
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n && p[i].bytes; i++)
 		memcpy(head + p[i].at, p[i].bytes, p[i].len);
 	*err = (struct banger_error){0};
 	(void)format_detect(head, sizeof(head), "disk.img", ret, err);

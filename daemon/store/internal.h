@@ -113,6 +113,8 @@ struct store_connection {
 #define STORE_WAL_PAGES 1000
 #define STORE_WAL_PAGES_ROOM 2000
 #define STORE_WAL_PAGES_MAX 8000
+/* Of the log's index: 32 KiB for each 4096 pages, with much to spare for a log that a view keeps. */
+#define STORE_INDEX_ROOM (1 << 20)
 
 struct store {
 	char *path; /* of the database */

@@ -135,6 +135,24 @@ static void read_ahead(const char *path)
 		posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
 }
 
+/* The log's index is a shared mapping of a file. SQLite takes room for one byte in each page of it; where the
+ * filesystem's blocks are smaller than pages, a disk that is full would make the next touch of the rest a
+ * SIGBUS. So room for the index of the longest log is taken once; SQLite cuts the file only before this. */
+static void make_room_for_index(const struct store *s)
+{
+	_cleanup_free_ char *shm = NULL;
+	int r = ENOMEM;
+
+	if (asprintf(&shm, "%s-shm", s->path) < 0)
+		shm = NULL;
+	_cleanup_close_ int fd = shm ? open(shm, O_RDWR | O_CLOEXEC | O_NOFOLLOW) : -1;
+	if (shm)
+		r = fd < 0 ? errno : posix_fallocate(fd, 0, STORE_INDEX_ROOM);
+	if (r != 0)
+		log_warn("no room could be made for the write-ahead log's index",
+			KV_S("error", strerrordesc_np(r)));
+}
+
 static int open_connections(struct store *s, struct banger_error *err)
 {
 	bool thorough = left_open(s->path);
@@ -166,6 +184,7 @@ static int open_connections(struct store *s, struct banger_error *err)
 		(r = connection_configure(&s->reader, READER_CACHE_KIB, err)) < 0 ||
 		(r = connection_open(s->path, false, &s->checkpointer, err)) < 0)
 		return r;
+	make_room_for_index(s);
 	return connection_configure(&s->checkpointer, CHECKPOINTER_CACHE_KIB, err);
 }
 

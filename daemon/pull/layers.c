@@ -34,9 +34,10 @@ enum state { REUSED, HELD, QUEUED, FETCHING, FOLLOWED, DONE, FAILED };
 struct layer {
 	const struct pull_descriptor *d;
 	enum state state;
-	bool ours;         /* it was fetched by us, at least in part */
-	int64_t begun_at;  /* bytes that were there when we began */
-	struct blob *blob; /* of a registry's */
+	bool ours;           /* it was fetched by us, at least in part */
+	int64_t begun_at;    /* bytes that were there when we began */
+	struct blob *blob;   /* of a registry's */
+	unsigned generation; /* of the blob's bytes, when we came */
 	/* Of a layout's: two descriptions, for banger-unpack reads its one around the page cache. */
 	int file_fd, verify_fd;
 };
@@ -139,6 +140,7 @@ static int open_layer(struct layers *l, struct layer *layer, struct banger_error
 		l->e->blobs, layer->d->digest, layer->d->size, &layer->blob, &writer, err);
 	if (r < 0)
 		return r;
+	layer->generation = blob_generation(layer->blob);
 	layer->state = blob_whole(layer->blob) ? HELD : writer ? QUEUED : FOLLOWED;
 	return layer->state == HELD ? 0 : blob_notify(layer->blob, l->notify_fd, err);
 }
@@ -353,6 +355,19 @@ static int wait_for(
 int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err)
 {
 	return wait_for(l, 0, l->n, cancel_fd, err);
+}
+
+bool layers_was_held(const struct layers *l, size_t i)
+{
+	return l->list[i].state == HELD && l->list[i].blob;
+}
+
+bool layers_restarted(const struct layers *l)
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (l->list[i].blob && blob_generation(l->list[i].blob) != l->list[i].generation)
+			return true;
+	return false;
 }
 
 int layers_doubt(struct layers *l, size_t i, int cancel_fd, struct banger_error *err)

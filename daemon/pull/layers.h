@@ -6,6 +6,7 @@
 #ifndef BANGER_PULL_LAYERS_H
 #define BANGER_PULL_LAYERS_H
 
+#include <stdbool.h>
 #include "pull/resolve.h"
 #include "unpack/run.h"
 
@@ -30,6 +31,10 @@ int layers_failure(struct layers *l, struct banger_error *err);
  * for, because only its end tells, and else what is wrong in it would be gone on with the next time; one that
  * was held is looked at again. 0: yes, or it was not ours to tell; else why not. */
 int layers_doubt(struct layers *l, size_t i, int cancel_fd, struct banger_error *err);
+bool layers_was_held(const struct layers *l, size_t i);
+/* Were bytes that could be read thrown away because they were wrong (a partial blob that the disk has changed)? What
+ * was made of them is void then; the next attempt reads others. */
+bool layers_restarted(const struct layers *l);
 /* Until all are whole, and their digests right. */
 int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err);
 int64_t layers_fetched(struct layers *l);

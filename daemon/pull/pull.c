@@ -26,6 +26,7 @@
 #include "unpack/run.h"
 
 #define PROGRESS_US 250000
+#define ATTEMPTS 4 /* when what was kept turns out to be wrong */
 
 const char *pull_layer_state_name(enum pull_layer_state s)
 {
@@ -39,6 +40,7 @@ struct pull {
 	const struct pull_request *q;
 	struct pull_image image;
 	struct layers *layers;
+	bool reuse;
 	struct flat_use use;     /* layers that need not be unpacked again */
 	struct flat_entry entry; /* what the next pull may reuse */
 	int stop_fd;             /* eventfd: this pull is over */
@@ -236,31 +238,38 @@ static bool is_of_content(enum banger_code code)
 }
 
 /* A fetcher's failure, if there was one, is the cause of banger-unpack's; and a layer whose digest is wrong is
- * worth more as a reason than what was found in it. */
-static void find_cause(
+ * worth more as a reason than what was found in it. True: it was our own disk that had changed it, and it will
+ * be another the next time. */
+static bool find_cause(
 	struct pull *p, const struct unpack_failure *failure, struct banger_error *err)
 {
 	struct banger_error why = {0};
+	bool ours = false;
 
 	if (err->code == BANGER_CANCELLED)
-		return;
-	if (layers_failure(p->layers, &why) < 0 ||
-		(is_of_content(err->code) && failure->layer >= 0 &&
-			(size_t)failure->layer < p->image.n_layers &&
-			layers_doubt(p->layers, (size_t)failure->layer, p->cancel_fd, &why) < 0))
+		return false;
+	int r = layers_failure(p->layers, &why);
+	if (r == 0 && is_of_content(err->code) && failure->layer >= 0 &&
+		(size_t)failure->layer < p->image.n_layers) {
+		r = layers_doubt(p->layers, (size_t)failure->layer, p->cancel_fd, &why);
+		ours = r < 0 && why.code == BANGER_CORRUPT &&
+		       layers_was_held(p->layers, (size_t)failure->layer);
+	}
+	if (r < 0)
 		*err = why;
+	return ours || layers_restarted(p->layers);
 }
 
-/* Fetch and unpack, once. *ret_again: with nothing reused it may succeed. */
-static int attempt(struct pull *p, bool reuse, struct pull_result *ret, bool *ret_again,
-	struct banger_error *err)
+/* Fetch and unpack, once. *ret_again: something that was kept is of no use; without it, it may succeed. */
+static int attempt(
+	struct pull *p, struct pull_result *ret, bool *ret_again, struct banger_error *err)
 {
 	const struct pull_image *i = &p->image;
 	struct unpack_failure failure = {.layer = -1};
 	int r = 0;
 
 	*ret_again = false;
-	if (reuse)
+	if (p->reuse)
 		r = flat_find(p->e->flat, i->config.diff_ids, i->n_layers, &p->use, err);
 	if (r == 0)
 		r = layers_new(p->e, &p->image, p->use.n, p->cancel_fd, &p->layers, err);
@@ -274,9 +283,8 @@ static int attempt(struct pull *p, bool reuse, struct pull_result *ret, bool *re
 	tell(p, "fetching", true);
 	r = unpack(p, ret, &failure, err);
 	if (r < 0) {
-		*ret_again = failure.reuse;
-		if (!failure.reuse)
-			find_cause(p, &failure, err);
+		*ret_again = failure.reuse || find_cause(p, &failure, err);
+		p->reuse = p->reuse && !failure.reuse;
 		return r;
 	}
 	tell(p, "finishing", true);
@@ -303,14 +311,16 @@ static int run(struct pull *p, struct pull_result *ret, struct banger_error *err
 		r = resolve(p, err);
 	if (r < 0)
 		return r;
-	r = attempt(p, true, ret, &again, err);
-	if (r < 0 && again) {
-		log_warn("layers that were unpacked before are of no use; unpacking them again",
-			KV_S("entry", p->use.chain), KV_ERR(err));
-		flat_forget(p->e->flat, p->use.chain);
-		end_attempt(p);
-		*err = (struct banger_error){0};
-		r = attempt(p, false, ret, &again, err);
+	for (int n = 0; n == 0 || (r < 0 && again && n < ATTEMPTS); n++) {
+		if (n > 0) {
+			log_warn("something that was kept is of no use; once more without it",
+				KV_S("unpacked", p->reuse ? NULL : p->use.chain), KV_ERR(err));
+			if (!p->reuse)
+				flat_forget(p->e->flat, p->use.chain);
+			end_attempt(p);
+			*err = (struct banger_error){0};
+		}
+		r = attempt(p, ret, &again, err);
 	}
 	if (r < 0)
 		return r;
@@ -325,6 +335,7 @@ int pull_run(struct pull_engine *e, const struct pull_request *q, struct pull_re
 {
 	_cleanup_pull_ struct pull p = {.e = e,
 		.q = q,
+		.reuse = true,
 		.use = FLAT_USE_NONE,
 		.entry = FLAT_ENTRY_NONE,
 		.stop_fd = -1,

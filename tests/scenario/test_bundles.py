@@ -376,8 +376,9 @@ def test_qcow2_names_no_other_file(banger, qcow2, base):
     secret.write_bytes(b'top secret' + bytes(1 << 20))
     run('qemu-img', 'create', '-q', '-f', 'qcow2', '-b', secret, '-F', 'raw', base / 'backed.qcow2')
     run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', f'data_file={base}/data', base / 'data.qcow2', '1M')
-    run('qemu-img', 'create', '-q', '-f', 'qcow2', '--object', 'secret,id=s,data=x', '-o', 'encrypt.format=luks,encrypt.key-secret=s',
-        base / 'encrypted.qcow2', '1M')
+    encrypted = bytearray(qcow2('encrypted.qcow2').read_bytes())
+    encrypted[32:36] = struct.pack('>I', 2)
+    (base / 'encrypted.qcow2').write_bytes(encrypted)
     patched = bytearray(qcow2('patched.qcow2').read_bytes())
     patched[8:20] = struct.pack('>QI', 104 + 8 * 20, len(str(secret)))
     (base / 'patched.qcow2').write_bytes(patched)

@@ -4,6 +4,7 @@
  *
  *	a/        a directory          a=text    a file         a>target   a symlink
  *	a<b       a hard link to b     a/.wh.x   a whiteout     b==a       (trees) another name of a
+ *	a!text    a file, or a/!text a directory, with an extended attribute
  *
  * Every image that is made must please e2fsck, and a tree is compared whole.
  */
@@ -84,9 +85,20 @@ static void add_member(struct tarball *t, char type, const char *name, size_t na
 	add_bytes(t, content, len);
 }
 
+/* An extended header for the next member. */
+static void add_attribute(struct tarball *t, const char *value)
+{
+	char record[100];
+	int len = snprintf(record, sizeof(record), "00 SCHILY.xattr.user.note=%s\n", value);
+
+	assert_true(len < 100);
+	snprintf(record, sizeof(record), "%02d SCHILY.xattr.user.note=%s\n", len, value);
+	add_member(t, 'x', "pax", 3, "", record, len);
+}
+
 static void add_word(struct tarball *t, const char *word)
 {
-	size_t n = strcspn(word, "=<>");
+	size_t n = strcspn(word, "=<>!");
 	const char *rest = word[n] ? word + n + 1 : "";
 
 	switch (word[n]) {
@@ -99,6 +111,9 @@ static void add_word(struct tarball *t, const char *word)
 	case '<':
 		add_member(t, '1', word, n, rest, NULL, 0);
 		break;
+	case '!':
+		add_attribute(t, rest);
+		/* fallthrough */
 	default:
 		add_member(t, word[n - 1] == '/' ? '5' : '0', word, n, "", NULL, 0);
 	}
@@ -327,6 +342,7 @@ static const struct {
 	{{"d/ d/x=1 d/e/ d/e/f=1", "d/e/g=2 .wh.d"}, "d/ d/e/ d/e/g=2"},
 	{{"d/ d/x=1", "d/ .wh.d"}, "d/"},
 	{{"d/ d/x=1", ".wh.d d/ .wh.d d/z=3 .wh.d"}, "d/ d/z=3"},
+	{{"d/ d/x=1", "d/.wh.x .wh.d d/y=1"}, "d/ d/y=1"},
 	{{"d/ d/x=1", ".wh.d d=file"}, "d=file"},
 	{{"d/ d/x=1", "d=file .wh.d"}, "d=file"},
 	/* opaque */
@@ -417,21 +433,28 @@ static void attributes(void **state)
 {
 	struct ext2_inode_large in;
 	struct run r;
+	size_t len;
 
 	begin(&r);
 	r.o.mountpoints = true;
-	add_layer(&r, "d/ d/x=1 tmp>elsewhere i/j=1");
-	add_layer(&r, "d/");
+	add_layer(&r, "d/!gone d/x=1 e/!old e/x=1 tmp>elsewhere i/j=1");
+	add_layer(&r, "d/ e/!new");
 	must(&r);
 	image_inode(&r.im, "/d", &in);
 	assert_int_equal(in.i_mtime, 1000);
+	assert_null(image_xattr(&r.im, "/d", "user.note", &len));
+	uint8_t *value = image_xattr(&r.im, "/e", "user.note", &len);
+	assert_non_null(value);
+	assert_int_equal(len, 3);
+	assert_memory_equal(value, "new", 3);
+	ext2fs_free_mem(&value);
 	image_inode(&r.im, "/i", &in);
 	assert_int_equal(in.i_mode, S_IFDIR | 0755);
 	assert_int_equal(in.i_mtime, 77);
 	image_inode(&r.im, "/proc", &in);
 	assert_int_equal(in.i_mode, S_IFDIR | 0555);
 	assert_int_equal(in.i_mtime, 77);
-	assert_int_equal(image_count(&r.im, "/"), 7);
+	assert_int_equal(image_count(&r.im, "/"), 8);
 	done(&r);
 }
 
@@ -567,9 +590,9 @@ static struct tarball random_tar(const char *words, const char *name, size_t len
 
 static void add_stack(struct run *r, const char *top)
 {
-	add_tar(r, random_tar("d/ d/x=1 s>d/x e/f/g=2", "d/big", 700000, 1));
+	add_tar(r, random_tar("d/!old d/x=1 s>d/x e/f/g=2 k!kept n!new", "d/big", 700000, 1));
 	add_tar(r, random_tar("d/y<d/x d/.wh.x z=1 a=1", "d/second", 100000, 2));
-	add_tar(r, random_tar("z=2 e/.wh..wh..opq e/h=3 d/", "third", 300001, 3));
+	add_tar(r, random_tar("z=2 e/.wh..wh..opq e/h=3 d/ n!other", "third", 300001, 3));
 	add_layer(r, top);
 }
 

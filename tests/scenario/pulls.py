@@ -44,6 +44,11 @@ def rootfs(banger, name, file='rootfs.ext4'):
     return banger.state / 'images' / banger.images()['published', name]['id'] / file
 
 
+def digest_of(banger, name):
+    """What image.json says of rootfs.ext4; it is computed behind the publication."""
+    return harness.until(lambda: banger.images()['published', name].get('digest'), 'the digest', 30)
+
+
 def cached(banger, whole=None):
     """Files of the blob cache, {path below blobs/: size}; whole: only such, or only partial ones."""
     top = banger.state / 'cache/blobs'

@@ -135,10 +135,10 @@ def test_random_moments(worlds, victim):
             half += not there
             try:
                 resumed += undisturbed(world, item)
-                digest = world.images()['published', 'it']['digest']
+                digest = pulls.digest_of(world, 'it')
                 if number % 5 == 0:
                     pulls.pull(calm, item.reference, 'it')
-                    assert calm.images()['published', 'it']['digest'] == digest
+                    assert pulls.digest_of(calm, 'it') == digest
                     pulls.fsck(pulls.rootfs(world, 'it'))
                     pulls.remove(calm, 'it')
             except AssertionError as error:

@@ -423,7 +423,8 @@ def test_image_json(shared, pulled, tmp_path):
     said = Image(archive(member('a')), command=command).put(store)
     layout = images.write_layout(tmp_path / 'l', store, {'it': said})
     image = pulled(f'oci:{layout}:it')
-    document = json.loads((shared.tree / 'images/it/image.json').read_text())
+    pulls.digest_of(shared, 'it')
+    document = harness.until(lambda: [d for d in [json.loads((shared.tree / 'images/it/image.json').read_text())] if d.get('digest')], 'the digest')[0]
     config = document['config']
     assert config['entrypoint'] == ['/bin/entry'] and config['cmd'] == ['a', 'b c'] and config['env'] == ['PATH=/bin', 'X=é']
     assert config['user'] == '33:34' and config['working_dir'] == '/srv' and config['labels']['org.example'] == 'yes'

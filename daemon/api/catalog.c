@@ -594,6 +594,7 @@ int api_fetch_bundle(const struct api *api, struct operation *op, const struct i
 		.config = TAKE_PTR(d.config),
 		.kernel = TAKE_PTR(kernel),
 		.seed = has_file(&d, "work-seed.ext4")};
+	snprintf(ret->digest, sizeof(ret->digest), "%.71s", d.files[0].digest);
 	return 0;
 }
 

@@ -365,6 +365,8 @@ int image_service_export(struct image_service *s, struct operation *op, const ch
 	if (r == 0)
 		r = check_output(fd, err);
 	if (r == 0)
+		r = image_service_digest(s, op, &x.image, err);
+	if (r == 0)
 		r = open_parts(&x, err);
 	if (r == 0)
 		r = scan(&x, err);

@@ -182,6 +182,7 @@ static int complete(struct pull *p, struct banger_error *err)
 		return r;
 	image->source = TAKE_PTR(p->pulled.source);
 	image->config = TAKE_PTR(p->pulled.config);
+	strcpy(image->digest, p->pulled.digest);
 	return (deps->finalize_rootfs ?: finalize_rootfs)(
 		deps->arg, p->op, p->t->rootfs_fd, image, err);
 }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <banger/log.h>
 #include "pull/engine.h"
@@ -180,9 +181,13 @@ static int unpack(struct pull *p, struct pull_result *ret, struct unpack_failure
 
 	if (!list)
 		return banger_error_oom(err);
+	/* An image may have no layers: that is one of an empty archive. */
+	_cleanup_close_ int empty = p->image.n_layers == 0 ? memfd_create("empty", MFD_CLOEXEC) : -1;
+	if (p->image.n_layers == 0 && (empty < 0 || ftruncate(empty, 2 * 512) < 0))
+		return banger_error_set_errno(err, errno, "cannot make an empty archive");
 	take_seed(p->image.manifest, seed);
 	const struct unpack_options o = {
-		.tar_fd = -1,
+		.tar_fd = empty,
 		.layers = list,
 		.n_layers = p->image.n_layers,
 		.notify_fd = layers_notify_fd(p->layers),

@@ -271,12 +271,14 @@ static int work(struct program *p, struct banger_error *err)
 {
 	int r = program_work(p, err);
 
-	if (r == -ENOMEM)
-		return banger_error_set(err, BANGER_TOO_LARGE,
-			"the archive needs more than the %lld MiB of memory that unpacking may "
-			"use (%llu members were read)",
-			(long long)option(p, "memory") >> 20,
-			(unsigned long long)p->counts.members);
+	if (r != -ENOMEM)
+		return r;
+	banger_error_set(err, BANGER_TOO_LARGE,
+		"the archive needs more than the %lld MiB of memory that unpacking may use (%llu "
+		"members were read)",
+		(long long)option(p, "memory") >> 20, (unsigned long long)p->counts.members);
+	if (p->in_layer && p->n_layers > 0)
+		banger_error_prefix(err, "layer %u of %u", p->layer + 1, p->n_layers);
 	return r;
 }
 

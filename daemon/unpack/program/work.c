@@ -170,13 +170,13 @@ static int make_mountpoints(struct program *p, struct banger_error *err)
 
 /* ---- the end */
 
-static int keep_content(struct program *p, struct banger_error *err)
+/* To keep it is for another time: this image does not need it, so it is not lost with it. What is
+ * wrong with the image's own file is heard of again when it is finished. */
+static void keep_content(struct program *p)
 {
-	int r = p->keep ? ext4_builder_give_content(p->builder, UNPACK_FD_KEEP, err) : 0;
+	struct banger_error err;
 
-	p->kept = p->keep && r == 0;
-	/* To keep it is for another time; this image does not need it. */
-	return r == -EOPNOTSUPP ? 0 : r;
+	p->kept = p->keep && ext4_builder_give_content(p->builder, UNPACK_FD_KEEP, &err) == 0;
 }
 
 static int make_home(struct program *p, struct banger_error *err)
@@ -217,7 +217,7 @@ int program_work(struct program *p, struct banger_error *err)
 	if (r == 0 && p->mountpoints)
 		r = make_mountpoints(p, err);
 	if (r == 0)
-		r = keep_content(p, err);
+		keep_content(p);
 	if (r == 0)
 		r = make_home(p, err);
 	if (r == 0)

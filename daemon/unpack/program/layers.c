@@ -212,7 +212,7 @@ ssize_t layers_read(void *arg, int stop_fd, uint8_t *to, size_t len, struct bang
 		if (r < 0)
 			return r;
 	}
-	for (;;) {
+	for (int tries = 0;;) {
 		int64_t can = readable(l);
 		size_t want = can < (int64_t)len ? (size_t)can : len;
 		/* The file's end comes in the midst of the last unit. */
@@ -220,7 +220,8 @@ ssize_t layers_read(void *arg, int stop_fd, uint8_t *to, size_t len, struct bang
 		ssize_t n = pread(l->fd, to, ask_for, l->at);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0 && errno == EINVAL && l->direct) {
+		/* The file cannot be read like that; or another process set O_DIRECT again. */
+		if (n < 0 && errno == EINVAL && tries++ < 8) {
 			end_direct(l);
 			continue;
 		}

@@ -181,6 +181,26 @@ static int send_kernels(struct watch *w, struct chunk *c, struct banger_error *e
 	return r == 0 ? chunk_flush(w, c) : r;
 }
 
+static int send_vms(struct watch *w, struct chunk *c, struct banger_error *err)
+{
+	char after[BANGER_ID_LEN + 1] = "";
+	int r = 0;
+
+	c->key = "vms";
+	while (r == 0) {
+		_cleanup_vm_ struct banger_vm v = {0};
+
+		int more = store_view_next_vm(w->view, after[0] ? after : NULL, &v, err);
+		if (more < 0)
+			return more;
+		if (more == 0)
+			break;
+		strcpy(after, v.id);
+		r = add_object(w, c, banger_vm_to_json(&v));
+	}
+	return r == 0 ? chunk_flush(w, c) : r;
+}
+
 static int send_ops(struct watch *w, struct chunk *c, struct banger_error *err)
 {
 	_cleanup_free_ struct banger_op_record *ops = NULL;
@@ -203,6 +223,8 @@ static int send_snapshot(struct watch *w, struct banger_error *err)
 	int r = send_images(w, &c, err);
 	if (r == 0)
 		r = send_kernels(w, &c, err);
+	if (r == 0)
+		r = send_vms(w, &c, err);
 	if (r == 0 && w->ops)
 		r = send_ops(w, &c, err);
 	text_done(&c.text);

@@ -221,6 +221,10 @@ static int make_services(struct daemon *d, struct banger_error *err)
 	const struct vm_service_deps vms = {
 		.config = &d->config,
 		.state_dir_fd = d->state_dir_fd,
+		.store = a->store,
+		.operations = a->operations,
+		.publication = a->publication,
+		.hub = a->hub,
 		.images = a->images,
 		.image_find = image_service_find,
 		.image_open = image_service_open,

@@ -35,7 +35,6 @@ struct accel {
 	bool asked, running, joinable;
 	pthread_t thread;
 	int kernel_fd, initrd_fd;
-	char dir[512];
 	char key[128];
 };
 
@@ -163,20 +162,21 @@ void accel_verdict(struct accel *a, struct accel_verdict *ret)
 /* Did the agent say anything in time? */
 static bool boots(struct accel *a, char *why, size_t size)
 {
-	_cleanup_close_ int console = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	struct vmm vm = {.pidfd = -1, .port = -1};
 	struct banger_error err = {0};
 	const struct vmm_spec spec = {.name = "kvm-trial",
 		.op_id = banger_op_current(),
-		.dir = a->dir,
+		.dir_fd = -1,
 		.accel = VM_KVM,
 		.cpus = 1,
 		.memory = TRIAL_MEMORY,
 		.kernel_fd = a->kernel_fd,
 		.initrd_fd = a->initrd_fd,
-		.disk_fd = -1,
+		.disks = {{.fd = -1}, {.fd = -1}},
 		.append = "banger.root=none",
-		.console_fd = console};
+		.tied = true,
+		.bare = true,
+		.tap_fd = -1};
 
 	if (a->driver->start(a->config, &spec, &vm, &err) < 0) {
 		snprintf(why, size, "%.200s", err.message);
@@ -215,7 +215,7 @@ static void *trial(void *arg)
 	return NULL;
 }
 
-void accel_begin_trial(struct accel *a, int kernel_fd, int initrd_fd, const char *dir)
+void accel_begin_trial(struct accel *a, int kernel_fd, int initrd_fd)
 {
 	pthread_mutex_lock(&a->lock);
 	if (a->verdict.kvm != ACCEL_UNKNOWN || a->running)
@@ -227,7 +227,6 @@ void accel_begin_trial(struct accel *a, int kernel_fd, int initrd_fd, const char
 	banger_closep(&a->initrd_fd);
 	a->kernel_fd = fcntl(kernel_fd, F_DUPFD_CLOEXEC, 0);
 	a->initrd_fd = fcntl(initrd_fd, F_DUPFD_CLOEXEC, 0);
-	snprintf(a->dir, sizeof(a->dir), "%s", dir);
 	a->running = a->kernel_fd >= 0 && a->initrd_fd >= 0 &&
 		     pthread_create(&a->thread, NULL, trial, a) == 0;
 	a->joinable = a->running;

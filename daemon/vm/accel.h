@@ -26,8 +26,8 @@ void accel_freep(struct accel **a);
 void accel_verdict(struct accel *a, struct accel_verdict *ret);
 
 /* Start a trial in the background if the verdict is unknown and none is under way. The descriptors
- * are duplicated. dir: for the VMM's files. */
-void accel_begin_trial(struct accel *a, int kernel_fd, int initrd_fd, const char *dir);
+ * are duplicated. */
+void accel_begin_trial(struct accel *a, int kernel_fd, int initrd_fd);
 /* Wait for the trial that is under way, at most ms. */
 void accel_wait(struct accel *a, int ms);
 

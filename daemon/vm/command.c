@@ -41,9 +41,11 @@ static size_t fill(const char **to, const char *const *list)
 	return n;
 }
 
-static int make_argv(const struct vm_run *run, struct command *c, struct banger_error *err)
+static int make_argv(const struct vm_exec *run, struct command *c, struct banger_error *err)
 {
-	struct json_object *entry = banger_json_get(c->config, "entrypoint"),
+	struct json_object *entry = run->argv && !run->entrypoint
+					    ? NULL
+					    : banger_json_get(c->config, "entrypoint"),
 			   *cmd = banger_json_get(c->config, "cmd");
 	size_t n = 0, max = count_json(entry) + count_json(cmd) + count(run->argv) + 2;
 
@@ -57,7 +59,7 @@ static int make_argv(const struct vm_run *run, struct command *c, struct banger_
 	return 0;
 }
 
-static int make_env(const struct vm_run *run, struct command *c, struct banger_error *err)
+static int make_env(const struct vm_exec *run, struct command *c, struct banger_error *err)
 {
 	struct json_object *env = banger_json_get(c->config, "env");
 
@@ -71,7 +73,7 @@ static int make_env(const struct vm_run *run, struct command *c, struct banger_e
 }
 
 int command_make(
-	const struct vm_run *run, const char *config, struct command *ret, struct banger_error *err)
+	const struct vm_exec *run, const char *config, struct command *ret, struct banger_error *err)
 {
 	struct command c = {0};
 	int r = 0;

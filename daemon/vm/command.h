@@ -14,7 +14,7 @@ struct command {
 	struct json_object *config; /* owned */
 };
 /* config: JSON text of the image's configuration, or NULL. */
-int command_make(const struct vm_run *run, const char *config, struct command *ret,
+int command_make(const struct vm_exec *run, const char *config, struct command *ret,
 	struct banger_error *err);
 void command_done(struct command *c);
 

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A guest can write to its console for ever. The file keeps what came first, where a boot goes wrong, up to
- * FILE_MAX; the ring keeps the last RING bytes, where a panic is.
+ * A guest can write to its console for ever. The file goes on from one start of the VM to the next; when it
+ * reaches FILE_MAX, its first half goes, so somebody who follows it sees it become shorter, as with any log that is
+ * cut in place. The ring keeps the last RING bytes, where a panic is.
  */
 #include "vm/console.h"
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define FILE_MAX (1024 * 1024)
 #define RING (16 * 1024)
 
 struct console {
 	int fd, file_fd;
-	size_t written; /* to the file */
+	size_t written; /* the file's length */
 	char ring[RING];
 	size_t total; /* bytes that went through the ring */
 };
@@ -25,14 +27,16 @@ int console_new(
 	if (fcntl(source, F_SETFL, O_NONBLOCK) < 0)
 		return banger_error_set_errno(err, errno, "the VM's console");
 	_cleanup_close_ int file =
-		openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (file < 0)
-		return banger_error_set_errno(err, errno, "creating the VM's console log");
+		openat(dir_fd, name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	struct stat st;
+	if (file < 0 || fstat(file, &st) < 0)
+		return banger_error_set_errno(err, errno, "opening the VM's console log");
 	struct console *c = calloc(1, sizeof(*c));
 	if (!c)
 		return banger_error_oom(err);
 	c->fd = TAKE_FD(source);
 	c->file_fd = TAKE_FD(file);
+	c->written = st.st_size < FILE_MAX ? st.st_size : FILE_MAX;
 	*ret = c;
 	return 0;
 }
@@ -52,13 +56,30 @@ int console_fd(const struct console *c)
 	return c->fd;
 }
 
+/* Drop the file's first half, up to the end of a line. */
+static void cut(struct console *c)
+{
+	enum { HALF = FILE_MAX / 2 };
+	_cleanup_free_ char *half = malloc(HALF);
+	ssize_t n = half ? pread(c->file_fd, half, HALF, c->written - HALF) : -1;
+	if (n <= 0)
+		n = 0;
+	const char *line = n > 0 ? memchr(half, '\n', n) : NULL;
+	size_t from = line ? line + 1 - half : 0;
+	c->written = n - from;
+	if (ftruncate(c->file_fd, 0) < 0 ||
+		pwrite(c->file_fd, half ? half + from : "", c->written, 0) != (ssize_t)c->written)
+		c->written = 0;
+}
+
 /* The log is for people: a full disk must not keep a VM from running. */
 static void to_file(struct console *c, const char *p, size_t n)
 {
 	if (n > FILE_MAX - c->written)
-		n = FILE_MAX - c->written;
-	ssize_t w = n > 0 ? write(c->file_fd, p, n) : 0;
-	c->written = w < (ssize_t)n ? FILE_MAX : c->written + n;
+		cut(c);
+	ssize_t w = pwrite(c->file_fd, p, n, c->written);
+	if (w > 0)
+		c->written += w;
 }
 
 static void to_ring(struct console *c, const char *p, size_t n)
@@ -68,23 +89,35 @@ static void to_ring(struct console *c, const char *p, size_t n)
 	c->total += n;
 }
 
-void console_read(struct console *c)
+size_t console_read(struct console *c)
 {
 	char buffer[4096];
+	size_t total = 0;
 	for (int i = 0; i < 16 && c->fd >= 0; i++) {
 		ssize_t n = read(c->fd, buffer, sizeof(buffer));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
-			return;
+			break;
 		if (n <= 0) {
 			close(c->fd);
 			c->fd = -1;
-			return;
+			break;
 		}
 		to_file(c, buffer, (size_t)n);
 		to_ring(c, buffer, (size_t)n);
+		total += n;
 	}
+	return total;
+}
+
+void console_recall(struct console *c)
+{
+	char tail[RING];
+	off_t from = c->written > RING ? c->written - RING : 0;
+	ssize_t n = pread(c->file_fd, tail, sizeof(tail), from);
+	if (n > 0)
+		to_ring(c, tail, n);
 }
 
 /* The ring's text in order, without terminal control sequences ("ESC [ … letter") and other bytes that

@@ -23,7 +23,11 @@
 
 /* Ways to the root disk, the agent's port and the root filesystem, on each kind of machine a driver
  * makes. */
-static const char *const wanted[] = {"virtio_mmio", "virtio_blk", "virtio_console", "ext4", NULL};
+static const char *const always[] = {"virtio_mmio", "virtio_blk", "virtio_console", "ext4", NULL};
+static const struct {
+	unsigned feature;
+	const char *module;
+} others[] = {{INITRD_NETWORK, "virtio_net"}, {INITRD_VIRTIOFS, "virtiofs"}};
 
 struct blob {
 	char *data;
@@ -39,6 +43,7 @@ struct build {
 	const struct vm_service_deps *deps;
 	const struct banger_kernel *kernel;
 	int agent_fd;
+	unsigned features;
 	struct archive *out;
 	size_t modules;
 };
@@ -199,7 +204,14 @@ static void order_done(char ***order)
 static int find_order(struct build *b, char ***ret, struct banger_error *err)
 {
 	_cleanup_(texts_done) struct blob t[3] = {0};
+	const char *wanted[ELEMENTSOF(always) + ELEMENTSOF(others)];
+	size_t n = ELEMENTSOF(always) - 1;
 
+	memcpy(wanted, always, sizeof(always));
+	for (size_t i = 0; i < ELEMENTSOF(others); i++)
+		if (b->features & others[i].feature)
+			wanted[n++] = others[i].module;
+	wanted[n] = NULL;
 	int r = read_text(b, "modules.dep", &t[0], err);
 	if (r == 0)
 		r = read_text(b, "modules.softdep", &t[1], err);
@@ -255,11 +267,11 @@ static int write_archive(struct build *b, int fd, struct banger_error *err)
 }
 
 int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel,
-	int agent_fd, int *ret_fd, struct banger_error *err)
+	unsigned features, int agent_fd, int *ret_fd, struct banger_error *err)
 {
 	_cleanup_(write_freep) struct archive *out = archive_write_new();
 	_cleanup_close_ int fd = memfd_create("banger-initrd", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	struct build b = {.deps = deps, .kernel = kernel, .agent_fd = agent_fd, .out = out};
+	struct build b = {.deps = deps, .kernel = kernel, .agent_fd = agent_fd, .features = features, .out = out};
 
 	if (fd < 0)
 		return banger_error_set_errno(err, errno, "cannot make the initrd");

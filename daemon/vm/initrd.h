@@ -8,10 +8,13 @@
 
 #include "vm/service.h"
 
+/* What else the VM needs drivers for. */
+enum initrd_feature { INITRD_NETWORK = 1, INITRD_VIRTIOFS = 2 };
+
 /* Build it for a kernel, in memory (a sealed memfd, owned by the caller). agent_fd: the agent's program
  * (borrowed). UNSUPPORTED when the
  * kernel's modules lack what a boot needs. */
 int initrd_build(const struct vm_service_deps *deps, const struct banger_kernel *kernel,
-	int agent_fd, int *ret_fd, struct banger_error *err);
+	unsigned features, int agent_fd, int *ret_fd, struct banger_error *err);
 
 #endif

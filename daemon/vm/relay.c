@@ -73,17 +73,10 @@ static int broken(struct banger_error *err, const char *what)
 
 /* ---- frames from the agent */
 
-static int on_hello(struct state *s, const struct agent_frame *f, struct banger_error *err)
+/* The agent is there: start the program. */
+static int begin(struct state *s, struct banger_error *err)
 {
-	if (s->hello || f->channel != 0 || f->len != 4)
-		return broken(err, "a HELLO that is none");
-	uint32_t version = agent_get_u32(f->payload);
-	if (version != AGENT_PROTOCOL)
-		return banger_error_set(err, BANGER_UNSUPPORTED,
-			"the VM's agent speaks protocol %u, this daemon speaks %u", version,
-			AGENT_PROTOCOL);
 	s->hello = true;
-	s->result.hello_us = banger_monotonic_us();
 	long n = agent_exec_pack(s->r->exec, NULL, 0);
 	if (n < 0)
 		return banger_error_set(err, n == -E2BIG ? BANGER_TOO_LARGE : BANGER_BAD_REQUEST,
@@ -94,6 +87,19 @@ static int on_hello(struct state *s, const struct agent_frame *f, struct banger_
 	agent_exec_pack(s->r->exec, s->to_port + s->p_len + AGENT_HEADER, n);
 	s->p_len += AGENT_HEADER + n;
 	return 0;
+}
+
+static int on_hello(struct state *s, const struct agent_frame *f, struct banger_error *err)
+{
+	if (s->hello || f->channel != 0 || f->len < 4)
+		return broken(err, "a HELLO that is none");
+	uint32_t version = agent_get_u32(f->payload);
+	if (version != AGENT_PROTOCOL)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"the VM's agent speaks protocol %u, this daemon speaks %u", version,
+			AGENT_PROTOCOL);
+	s->result.hello_us = banger_monotonic_us();
+	return begin(s, err);
 }
 
 static int on_data(struct ring *ring, const struct agent_frame *f, struct banger_error *err)
@@ -377,6 +383,8 @@ int relay_run(const struct relay *r, struct relay_result *ret, struct banger_err
 	s->r = r;
 	s->window = AGENT_WINDOW;
 	s->stdin_over = r->stdin_fd < 0;
+	if (r->ready)
+		e = begin(s, err);
 	if (ring_init(&s->out, r->stdout_fd, 1) < 0 || ring_init(&s->err, r->stderr_fd, 2) < 0)
 		e = banger_error_oom(err);
 	while (e == 0 && !(s->ended && !s->out.len && !s->err.len))
@@ -391,9 +399,10 @@ int relay_run(const struct relay *r, struct relay_result *ret, struct banger_err
 
 void relay_power_off(int port)
 {
-	uint8_t frame[AGENT_HEADER];
+	uint8_t frame[AGENT_HEADER + 4];
 
-	agent_header(frame, AGENT_POWEROFF, 0, 0);
+	agent_header(frame, AGENT_POWEROFF, 0, 4);
+	agent_put_u32(frame + AGENT_HEADER, 0);
 	if (send(port, frame, sizeof(frame), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(frame))
 		log_debug("the VM's agent cannot be told to power off");
 }

@@ -18,6 +18,7 @@ struct relay {
 	int port; /* the socket that is the other end of the virtio-serial port; non-blocking */
 	int cancel_fd;   /* readable: stop (CANCELLED); -1: none */
 	int vmm_fd;      /* readable: the VMM has ended, a pidfd; -1: none */
+	bool ready;      /* HELLO has come and was taken: begin at once */
 	int64_t boot_by; /* banger_monotonic_us() by which HELLO must have come; 0: no limit */
 	int64_t end_by;  /* the same for the program's end */
 	int stdin_fd, stdout_fd, stderr_fd; /* borrowed; -1: nothing to read, output dropped */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The methods of bangerd. "?" marks an optional member, "+fd" a descriptor that travels with the
- * line. IMAGE, KERNEL: an exact name, else an exact id, else a prefix of either that only one has;
- * an image may be qualified as "images/NAME" or "drafts/NAME". <image>, <kernel>, <op>: model.h.
+ * line. IMAGE, KERNEL, VM: an exact name, else an exact id, else a prefix of either that only one has;
+ * an image may be qualified as "images/NAME" or "drafts/NAME". <image>, <kernel>, <op>: model.h; <vm>: vm.h.
  * Any method may fail with bad_request, internal, cancelled; the others are named.
  *
  *   version    {}                                  → {"program","version","protocol":1}
@@ -56,9 +56,27 @@
  *                                                    "kernel"?,"version"?,"description"?,"held":[names of images or kernels
  *                                                    made of it],"shadowed_by"?: a catalog that stands before}
  *
- *   vm.run {"image":IMAGE,"kernel"?,"cpus"?,"memory"?:bytes,"argv"?:[…],"env"?:[…],"user"?,"workdir"?,"accel"?,
- *           "timeout_ms"?} +fd stdin +fd stdout +fd stderr → {"exit_code"?:int,"signal"?:int,"name","accel"}
- *           The VM ends when the client's connection does.
+ *   vm.create {"image":IMAGE,"name"?,"kernel"?,"cpus"?,"memory"?:bytes,"disk"?:bytes,"work_disk"?:"none|new|keep",
+ *              "network"?:"none|user|bridge","publish"?:["[ADDRESS:]HOST:GUEST[/tcp|/udp]"…],"registry"?:"none|ro|rw",
+ *              "accel"?:"auto|kvm|tcg","init"?:"image|agent","start"?:bool} → {"vm":<vm>}   when its agent is ready; ends with
+ *              its client. exists not_found ambiguous busy (a port) unsupported timeout corrupt unavailable no_space
+ *   vm.create.begin  as vm.create                  → {"op_id"}       goes on by itself
+ *   vm.create.status {"op_id"}                     → {"op":<op>,"vm"?:<vm> when it is done}
+ *   vm.create.cancel {"op_id"}                     → {}
+ *   vm.ls {} → {"vms":[<vm>…] by name}             vm.show {"vm":VM} → {"vm":<vm>}
+ *   vm.start {"vm":VM}                             → {"vm"}   when its agent is ready; one that runs is left alone
+ *   vm.stop {"vm":VM,"timeout_ms"?}                → {"vm"}   agent, power button, kill; one that does not run is left alone
+ *   vm.kill, vm.pause, vm.resume {"vm":VM}         → {"vm"}   bad_request when its state does not allow it; busy
+ *   vm.rm {"vm":VM,"force"?:bool}                  → {"vm"} as it was                 busy (it runs)
+ *   vm.exec {"vm":VM,"argv"?:[…],"env"?:[…],"user"?,"workdir"?,"tty"?:bool,"rows"?,"cols"?,"timeout_ms"?} +fd stdin
+ *           +fd stdout +fd stderr [+fd control] → {"exit_code"?:int,"signal"?:int,"name","accel"}   argv absent: the image's
+ *           command. control gives lines: "resize ROWS COLS", "signal NUMBER". The program ends with the client.
+ *   vm.put {"vm":VM,"path"} +fd                    → {}   a tar stream from fd, unpacked below path
+ *   vm.get {"vm":VM,"path"} +fd                    → {}   path as a tar stream to fd
+ *   vm.logs {"vm":VM,"lines"?,"follow"?:bool} +fd  → {}   the console's log to fd; follow: until it has no VMM
+ *   vm.console {"vm":VM,"lines"?} +fd in +fd out   → {}   as vm.logs with follow; what comes from in is typed there
+ *   vm.run as vm.create (without "name" and "start") and vm.exec → as vm.exec
+ *           The VM ends when the command or the client's connection does. It is in vm.ls as "transient".
  *
  *   op.ls   {"limit"?,"failed"?:bool,"uid"?}       → {"ops":[<op>…] newest first}
  *   op.show {"op_id"}                              → {"op":<op>}   (op_id: whole, or a prefix that one has)
@@ -67,24 +85,27 @@
  *   op.report {"op":<op>}                          → {}            a trusted peer tells of an operation that it
  *                                                    refused itself; it is logged and kept as any other
  *
- * A long <op> has "progress" while it runs; that of a pull is
+ * A long <op> has "progress" while it runs; that of vm.create and vm.start is {"phase":"disk|network|boot|agent","name"},
+ * that of a pull is
  *   {"phase":"resolving|fetching|unpacking|finishing","digest"?,"fetched":BYTES,"total":BYTES,"members","content":BYTES,
  *    "layers":[{"digest","size","fetched","state":"waiting|fetching|held|fetched|reused"}]}
  *
  * registry.watch. The reply is {"ok":true,"result":{"generation":N,"directories":["images","drafts","kernels"]}}; for
  * a trusted peer three descriptors come with it: directories that hold ID/FILE for each image, draft and kernel.
- * Unless "snapshot" is false then come {"event":"snapshot","images":[…]?,"kernels":[…]?,"ops":[…]?} (several), and
+ * Unless "snapshot" is false then come {"event":"snapshot","images":[…]?,"kernels":[…]?,"vms":[…]?,"ops":[…]?} (several), and
  * {"event":"ready","generation":N}. After that each change, in the order in which it was committed:
  *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|pulled|digested|configured","ts","op_id",
  *    "generation":N,"images":[<image>…]}      a deleted image has "state":"deleted"; apply: remove by id, or insert or
  *                                              replace by id (the two of a swap in one step)
  *   {"event":"kernel","change":"imported|deleted","ts","op_id","generation":N,"kernel":<kernel>}  (deleted: "state":"deleted")
+ *   {"event":"vm","change":"created|starting|running|paused|stopping|stopped|failed|removed","ts","op_id","generation":N,
+ *    "vm":<vm>}                                  (removed: "state":"removed"). Of transient ones there is no generation
  *   {"event":"op","op":<op>}                   when "ops": at its end, at its start if it is a long one
  * The reply to a change carries "generation":N in its result beside what is listed above; a watcher that has applied N
  * sees it. A watcher that does not read is cut off; it connects again and takes a new snapshot.
  *
  * Who is trusted: root and the daemon's own uid. Anyone else the socket lets in (its group) may call what only reads
- * (version ping status doctor image.ls image.show kernel.ls kernel.show op.ls op.show op.log registry.watch without
+ * (version ping status doctor image.ls image.show kernel.ls kernel.show vm.ls vm.show op.ls op.show op.log registry.watch without
  * descriptors) and gets `denied` for the rest. "actor" in a request is believed of trusted peers only.
  */
 #ifndef BANGER_METHODS_H
@@ -123,6 +144,23 @@
 	X(KERNEL_PULL, "kernel.pull")                                                              \
 	X(KERNEL_DELETE, "kernel.delete")                                                          \
 	X(CATALOG_LS, "catalog.ls")                                                                \
+	X(VM_CREATE, "vm.create")                                                                  \
+	X(VM_CREATE_BEGIN, "vm.create.begin")                                                      \
+	X(VM_CREATE_STATUS, "vm.create.status")                                                    \
+	X(VM_CREATE_CANCEL, "vm.create.cancel")                                                    \
+	X(VM_LS, "vm.ls")                                                                          \
+	X(VM_SHOW, "vm.show")                                                                      \
+	X(VM_START, "vm.start")                                                                    \
+	X(VM_STOP, "vm.stop")                                                                      \
+	X(VM_KILL, "vm.kill")                                                                      \
+	X(VM_PAUSE, "vm.pause")                                                                    \
+	X(VM_RESUME, "vm.resume")                                                                  \
+	X(VM_RM, "vm.rm")                                                                          \
+	X(VM_EXEC, "vm.exec")                                                                      \
+	X(VM_PUT, "vm.put")                                                                        \
+	X(VM_GET, "vm.get")                                                                        \
+	X(VM_LOGS, "vm.logs")                                                                      \
+	X(VM_CONSOLE, "vm.console")                                                                \
 	X(VM_RUN, "vm.run")                                                                        \
 	X(OP_LS, "op.ls")                                                                          \
 	X(OP_SHOW, "op.show")                                                                      \

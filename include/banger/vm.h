@@ -4,7 +4,7 @@
  *	{"id":"9f86d081884c7d65","name":"web","state":"running","generation":12,"op_id":"op-…",
  *	 "image":"debian","image_id":"…","kernel":"cloud","kernel_id":"…","cpus":1,"memory":BYTES,"disk":BYTES,
  *	 "disk_kind":"clone"|"overlay","work_disk":"none"|"new"|"keep","network":"none"|"user"|"bridge",
- *	 "publish":[{"protocol":"tcp"|"udp","address":"127.0.0.1","host":PORT,"guest":PORT}]?,
+ *	 "publish":["ADDRESS:HOSTPORT:GUESTPORT/tcp|udp"…]?,
  *	 "registry":"none"|"ro"|"rw","accel":"auto"|"kvm"|"tcg","init":"image"|"agent","created":"RFC 3339",
  *	 "started":"RFC 3339"?,"accel_used":"kvm"|"tcg"?,"pid":N?,"failure":"…"?,"transient":true?}
  * image and kernel are the names that they had when the VM was made; the ids say which they are. op_id is that of the

@@ -25,7 +25,7 @@ static void expect(const char **list, const char *words)
 
 static void from_config(void **state)
 {
-	struct vm_run run = {0};
+	struct vm_exec run = {.entrypoint = true};
 	struct command c;
 
 	assert_int_equal(command_make(&run, config, &c, NULL), 0);
@@ -39,7 +39,7 @@ static void from_config(void **state)
 static void from_request(void **state)
 {
 	const char *argv[] = {"ls", "-l", NULL}, *env[] = {"B=3", NULL};
-	struct vm_run run = {.argv = argv, .env = env, .user = "root", .workdir = "/"};
+	struct vm_exec run = {.entrypoint = true, .argv = argv, .env = env, .user = "root", .workdir = "/"};
 	struct command c;
 
 	assert_int_equal(command_make(&run, config, &c, NULL), 0);
@@ -51,11 +51,16 @@ static void from_request(void **state)
 	assert_int_equal(command_make(&run, NULL, &c, NULL), 0);
 	expect(c.exec.argv, "ls -l");
 	command_done(&c);
+	/* What is run in a VM that is there already does not go through its entry point. */
+	run.entrypoint = false;
+	assert_int_equal(command_make(&run, config, &c, NULL), 0);
+	expect(c.exec.argv, "ls -l");
+	command_done(&c);
 }
 
 static void nothing_said(void **state)
 {
-	struct vm_run run = {0};
+	struct vm_exec run = {.entrypoint = true};
 	struct command c;
 
 	assert_int_equal(command_make(&run, NULL, &c, NULL), 0);
@@ -68,7 +73,7 @@ static void refused(void **state)
 {
 	static char big[AGENT_PAYLOAD_MAX + 1];
 	const char *argv[] = {big, NULL};
-	struct vm_run run = {.argv = argv};
+	struct vm_exec run = {.entrypoint = true, .argv = argv};
 	struct command c;
 	struct banger_error err;
 

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fork and exec, with a gate between: the child waits at a pipe until whoever is told of its birth has noted it down.
+ * A daemon that dies before that takes the child along (PR_SET_PDEATHSIG, dropped at the gate for a VMM that is not
+ * tied), so there is never a VMM that runs and is in no record.
+ *
+ * The child may make system calls only, because other threads held locks when it was forked.
+ */
+#include "vm/launch.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static const char *const dirs[] = {"/usr/local/bin", "/usr/bin", "/bin"};
+
+int spawn_check(const char *program, struct banger_error *err)
+{
+	char path[512];
+
+	if (strchr(program, '/') && access(program, X_OK) == 0)
+		return 0;
+	for (size_t i = 0; !strchr(program, '/') && i < ELEMENTSOF(dirs); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dirs[i], program);
+		if (access(path, X_OK) == 0)
+			return 0;
+	}
+	return banger_error_set(err, BANGER_UNSUPPORTED,
+		"%s is not installed (Debian: qemu-system-x86)", program);
+}
+
+/* What the child needs, all of it made before the fork. */
+struct child {
+	const struct spawn *spawn;
+	char *const *env;
+	pid_t parent;
+	int gate[2], in, out;
+	int fds[SPAWN_FDS]; /* out of the range that they will have, so that no dup2 hits another's source */
+};
+
+static void child_done(struct child *c)
+{
+	banger_closep(&c->gate[0]);
+	banger_closep(&c->gate[1]);
+	banger_closep(&c->in);
+	banger_closep(&c->out);
+	for (size_t i = 0; i < SPAWN_FDS; i++)
+		banger_closep(&c->fds[i]);
+}
+
+static int lift(int fd)
+{
+	return fcntl(fd, F_DUPFD_CLOEXEC, SPAWN_FIRST + SPAWN_FDS);
+}
+
+static int prepare(const struct spawn *s, struct child *c)
+{
+	c->in = open("/dev/null", O_RDWR | O_CLOEXEC);
+	c->out = c->in < 0 ? -1 : lift(s->output_fd >= 0 ? s->output_fd : c->in);
+	if (c->out < 0 || pipe2(c->gate, O_CLOEXEC) < 0)
+		return -errno;
+	for (size_t i = 0; i < s->n_fds; i++)
+		if (s->fds[i] >= 0 && (c->fds[i] = lift(s->fds[i])) < 0)
+			return -errno;
+	return 0;
+}
+
+static void wait_at_gate(const struct child *c)
+{
+	char go;
+
+	close(c->gate[1]);
+	while (read(c->gate[0], &go, 1) != 1)
+		if (errno != EINTR)
+			_exit(127);
+}
+
+static void become_vmm(const struct child *c)
+{
+	const struct rlimit no_core = {0};
+	sigset_t none;
+
+	setsid();
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != c->parent)
+		_exit(127);
+	wait_at_gate(c);
+	if (!c->spawn->tied)
+		prctl(PR_SET_PDEATHSIG, 0);
+	setrlimit(RLIMIT_CORE, &no_core);
+	if ((c->spawn->dir_fd >= 0 ? fchdir(c->spawn->dir_fd) : chdir("/")) < 0 ||
+		dup2(c->in, 0) < 0 || dup2(c->out, 1) < 0 || dup2(c->out, 2) < 0)
+		_exit(127);
+	for (size_t i = 0; i < c->spawn->n_fds; i++)
+		if (c->fds[i] >= 0 && dup2(c->fds[i], SPAWN_FIRST + (int)i) < 0)
+			_exit(127);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGPIPE, SIG_DFL);
+	execvpe(c->spawn->argv[0], c->spawn->argv, c->env);
+	_exit(127);
+}
+
+static int let_go(const struct spawn *s, const struct child *c, pid_t pid, struct banger_error *err)
+{
+	int r = s->born ? s->born(s->arg, pid, err) : 0;
+
+	if (r == 0 && write(c->gate[1], "", 1) != 1)
+		r = banger_error_set_errno(err, errno, "cannot start %s", s->argv[0]);
+	return r;
+}
+
+int spawn_vmm(const struct spawn *s, pid_t *ret, int *ret_pidfd, struct banger_error *err)
+{
+	static char *const env[] = {(char *)"TMPDIR=.", (char *)"LC_ALL=C.UTF-8",
+		(char *)"PATH=/usr/local/bin:/usr/bin:/bin", NULL};
+	_cleanup_(child_done) struct child c = {.spawn = s,
+		.env = env,
+		.parent = getpid(),
+		.gate = {-1, -1},
+		.in = -1,
+		.out = -1};
+
+	memset(c.fds, -1, sizeof(c.fds));
+	int r = spawn_check(s->argv[0], err);
+	if (r < 0)
+		return r;
+	r = prepare(s, &c);
+	if (r < 0)
+		return banger_error_set_errno(err, r, "cannot start %s", s->argv[0]);
+	pid_t pid = fork();
+	if (pid == 0)
+		become_vmm(&c);
+	if (pid < 0)
+		return banger_error_set_errno(err, errno, "cannot start %s", s->argv[0]);
+	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	r = pidfd < 0 ? banger_error_set_errno(err, errno, "cannot watch the VM") : 0;
+	if (r == 0) {
+		fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+		r = let_go(s, &c, pid, err);
+	}
+	if (r < 0) {
+		kill(pid, SIGKILL);
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		return r;
+	}
+	*ret = pid;
+	*ret_pidfd = TAKE_FD(pidfd);
+	return 0;
+}

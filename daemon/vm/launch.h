@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starting a VMM's process: with the descriptors that it is given and no others, and known before it runs. */
+#ifndef BANGER_VM_SPAWN_H
+#define BANGER_VM_SPAWN_H
+
+#include <banger/error.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define SPAWN_FDS 12
+
+struct spawn {
+	char **argv;
+	int dir_fd;             /* working directory and TMPDIR (of VMMs that make files); -1: / */
+	int output_fd;          /* its stdout and stderr; -1: /dev/null */
+	int fds[SPAWN_FDS];     /* what it gets as SPAWN_FIRST + i; -1: nothing */
+	size_t n_fds;
+	bool tied;              /* killed when the calling thread ends */
+	int (*born)(void *arg, pid_t pid, struct banger_error *err); /* see vmm_spec.born; may be NULL */
+	void *arg;
+};
+#define SPAWN_FIRST 10
+
+/* Start the program; on failure nothing of it is left. *ret_pidfd: readable when it has ended, owned by the caller. */
+int spawn_vmm(const struct spawn *s, pid_t *ret, int *ret_pidfd, struct banger_error *err);
+/* Is there such a program (a path, or a name in the usual places)? UNSUPPORTED names it. */
+int spawn_check(const char *program, struct banger_error *err);
+
+#endif

@@ -1,0 +1,627 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Starting VMs, and how they end.
+ *
+ * A start is one commit ("starting", with the VMM's pid, before the VMM does anything: vmm_spec.born) and another when
+ * the agent is ready ("running"). Whatever ends the VMM, its machine's thread makes the last transition (vm_over()), so
+ * there is one place that decides between "stopped" and "failed":
+ *	somebody asked for it (stop, kill, rm)         stopped
+ *	the start gave up, and said why                failed, with that
+ *	the guest powered off or restarted, after its agent had been ready, and its kernel did not panic   stopped
+ *	anything else                                  failed, with how QEMU ended and the console's last words
+ * It does so under the op_id of who is to blame (vm.cause), else under one of its own.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <banger/log.h>
+#include "vm/initrd.h"
+#include "vm/internal.h"
+
+#define STOP_DEFAULT_MS 30000
+
+void vm_progress(struct operation *op, const char *phase, const char *name)
+{
+	struct json_object *o = json_object_new_object();
+
+	log_debug("VM's stage", KV_S("vm", name), KV_S("stage", phase));
+	if (o && banger_json_add_str(o, "phase", phase) == 0 &&
+		banger_json_add_str(o, "name", name) == 0)
+		operation_progress(op, o);
+	else
+		json_object_put(o);
+}
+
+/* ---- the start */
+
+struct boot {
+	struct vm *vm;
+	struct banger_vm row; /* as it is before */
+	struct banger_image image;
+	struct banger_kernel kernel;
+	struct publish publish;
+	struct disks disks;
+	int kernel_fd, initrd_fd;
+	enum vm_accel accel;
+	char append[640];
+};
+
+static void boot_done(struct boot *b)
+{
+	disks_done(&b->disks);
+	banger_closep(&b->kernel_fd);
+	banger_closep(&b->initrd_fd);
+	banger_vm_done(&b->row);
+	banger_image_done(&b->image);
+	banger_kernel_done(&b->kernel);
+}
+
+static int find_parts(struct boot *b, struct banger_error *err)
+{
+	const struct vm_service_deps *d = &b->vm->service->deps;
+
+	int r = d->image_find(d->images, b->row.image_id, BANGER_PUBLISHED, &b->image, err);
+	if (r == 0)
+		r = d->kernel_find(d->kernels, b->row.kernel_id, &b->kernel, err);
+	return r;
+}
+
+static int open_parts(struct boot *b, struct banger_error *err)
+{
+	struct vm_service *s = b->vm->service;
+	unsigned features = (b->row.network != BANGER_NETWORK_NONE ? INITRD_NETWORK : 0) |
+			    (b->row.registry != BANGER_REGISTRY_NONE ? INITRD_VIRTIOFS : 0);
+
+	int r = parts_open_kernel(s, &b->kernel, &b->kernel_fd, err);
+	if (r == 0)
+		r = parts_open_initrd(s, &b->kernel, features, &b->initrd_fd, err);
+	if (r == 0)
+		r = parts_choose_accel(
+			s, b->row.accel, b->kernel_fd, b->initrd_fd, &b->accel, err);
+	if (r == 0)
+		r = disk_open(&b->row, b->vm, &b->image, &b->disks, err);
+	return r;
+}
+
+static int check_network(struct boot *b, struct banger_error *err)
+{
+	if (b->row.network == BANGER_NETWORK_BRIDGE)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"a bridge needs banger-helper, which cannot be reached");
+	if (b->row.registry != BANGER_REGISTRY_NONE)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"the registry cannot be shared with VMs here: there is no virtiofsd");
+	int r = publish_from_text(b->row.publish, &b->publish, err);
+	return r == 0 ? publish_check(&b->publish, err) : r;
+}
+
+static void add_word(struct boot *b, const char *fmt, ...) _printf_(2, 3);
+static void add_word(struct boot *b, const char *fmt, ...)
+{
+	size_t n = strlen(b->append);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(b->append + n, sizeof(b->append) - n, fmt, ap);
+	va_end(ap);
+}
+
+/* The user as the command line can carry it: without one, or with a strange one, root's home. */
+static const char *user_of(struct json_object *config)
+{
+	const char *user = config ? banger_json_str(config, "user") : NULL;
+
+	return user && strlen(user) < 64 && banger_name_valid(user) ? user : "";
+}
+
+static void make_append(struct boot *b)
+{
+	_cleanup_json_ struct json_object *config =
+		b->image.config ? json_tokener_parse(b->image.config) : NULL;
+
+	add_word(b, "banger.op=%s banger.name=%s banger.root=/dev/vda", banger_op_current(),
+		b->row.name);
+	if (b->disks.grow)
+		add_word(b, " banger.grow");
+	if (b->disks.work_fd >= 0)
+		add_word(b, " banger.work=/dev/vdb:~%s", user_of(config));
+	if (b->row.init)
+		add_word(b, " banger.init=image");
+	if (b->row.network == BANGER_NETWORK_USER)
+		add_word(b, " banger.ip=10.0.2.15/24,10.0.2.2,10.0.2.3");
+}
+
+static void note_start(void *arg, struct banger_vm *row)
+{
+	struct banger_vm *from = arg;
+
+	row->pid = from->pid;
+	row->pid_start = from->pid_start;
+	strcpy(row->boot_id, from->boot_id);
+	strcpy(row->accel_used, from->accel_used);
+	row->started_us = banger_now_us();
+}
+
+/* vmm_spec.born: the row knows the process before it does anything. */
+static int on_born(void *arg, pid_t pid, struct banger_error *err)
+{
+	struct boot *b = arg;
+	struct banger_vm start = {.pid = pid};
+
+	start.pid_start = recover_start_time(pid);
+	if (start.pid_start < 0)
+		return banger_error_set(err, BANGER_INTERNAL, "cannot look at the VM's process");
+	strcpy(start.boot_id, b->vm->service->boot_id);
+	strcpy(start.accel_used, vm_accel_name(b->accel));
+	return vm_transition(b->vm, BANGER_VM_STARTING, note_start, &start, err);
+}
+
+static int start_vmm(struct boot *b, struct vmm *ret, struct banger_error *err)
+{
+	struct vm_service *s = b->vm->service;
+	struct vmm_spec spec = {
+		.name = b->row.name,
+		.op_id = banger_op_current(),
+		.dir_fd = b->vm->dir_fd,
+		.accel = b->accel,
+		.cpus = b->row.cpus,
+		.memory = b->row.memory,
+		.kernel_fd = b->kernel_fd,
+		.initrd_fd = b->initrd_fd,
+		.append = b->append,
+		.disks = {{b->disks.root_fd, b->disks.base_fd, "root"},
+			{b->disks.work_fd, -1, "work"}},
+		.durable = !b->row.transient,
+		.tied = b->row.transient,
+		.network = b->row.network != BANGER_NETWORK_NONE,
+		.tap_fd = -1,
+		.publish = b->publish.v,
+		.n_publish = b->publish.n,
+		.born = on_born,
+		.arg = b,
+	};
+
+	snprintf(spec.mac, sizeof(spec.mac), "52:54:00:%.2s:%.2s:%.2s", b->row.id, b->row.id + 2,
+		b->row.id + 4);
+	int r = s->driver->start(s->deps.config, &spec, ret, err);
+	if (r == 0)
+		log_info("VM started", KV_S("vm", b->row.name), KV_S("image", b->image.name),
+			KV_S("kernel", b->kernel.name), KV_S("accel", vm_accel_name(b->accel)),
+			KV_I("pid", ret->pid), KV_S("disk", b->row.overlay ? "overlay" : "clone"));
+	return r;
+}
+
+static void vm_over(void *arg, const struct machine_end *end);
+
+int vm_attach(struct vm *vm, const struct vmm *vmm, bool found, struct machine **ret,
+	struct banger_error *err)
+{
+	struct vm_service *s = vm->service;
+	struct machine *m = NULL, *old = NULL;
+	struct vm *held = vm_ref(vm);
+	const struct machine_options o = {.driver = s->driver,
+		.name = vm->name,
+		.dir_fd = vm->dir_fd,
+		.vmm = *vmm,
+		.found = found,
+		.over = vm_over,
+		.arg = held};
+
+	pthread_mutex_lock(&s->lock);
+	free(TAKE_PTR(vm->fail_why));
+	vm->cause[0] = '\0';
+	vm->agent = false;
+	unsigned ends = vm->ends;
+	pthread_mutex_unlock(&s->lock);
+	int r = machine_new(&o, &m, err);
+	if (r < 0) {
+		vm_unrefp(&held);
+		return r;
+	}
+	pthread_mutex_lock(&s->lock);
+	if (vm->ends == ends) { /* else it is over already */
+		old = vm->machine;
+		vm->machine = machine_ref(m);
+	}
+	pthread_mutex_unlock(&s->lock);
+	machine_unrefp(&old);
+	if (ret)
+		*ret = TAKE_PTR(m);
+	machine_unrefp(&m);
+	return 0;
+}
+
+/* The VMM ended while somebody waited for the agent: how, as the transition says it. */
+static int tell_end(struct vm *vm, struct machine *m, struct banger_error *err)
+{
+	_cleanup_vm_ struct banger_vm row = {0};
+
+	if (machine_wait(m, VM_END_MS, -1, NULL) < 0 || vm_copy(vm, &row, NULL) < 0)
+		return -EHOSTDOWN;
+	if (row.failure)
+		return banger_error_set(err, BANGER_UNAVAILABLE, "VM \"%s\" failed: %s", row.name,
+			row.failure);
+	return banger_error_set(err, BANGER_CANCELLED, "VM \"%s\" was ended while it started (by %s)",
+		row.name, row.op_id);
+}
+
+static int wait_agent(
+	struct vm *vm, struct machine *m, struct operation *op, struct banger_error *err)
+{
+	int64_t begun = banger_monotonic_us();
+
+	int r = session_wait_ready(machine_session(m), begun + VM_BOOT_US,
+		op ? operation_cancel_fd(op) : -1, err);
+	if (r == 0) {
+		pthread_mutex_lock(&vm->service->lock);
+		vm->agent = true;
+		pthread_mutex_unlock(&vm->service->lock);
+		r = vm_transition(vm, BANGER_VM_RUNNING, NULL, NULL, err);
+		log_info("VM's agent is ready", KV_S("vm", vm->name),
+			KV_D("boot_ms", (banger_monotonic_us() - begun) / 1000.0));
+	}
+	if (r == 0)
+		return 0;
+	if (r == -EHOSTDOWN)
+		return tell_end(vm, m, err);
+	vm_end(vm, r == -ECANCELED ? "its start was cancelled" : err->message, NULL);
+	if (r == -ETIMEDOUT || r == -EUCLEAN)
+		tell_end(vm, m, err);
+	return r;
+}
+
+int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error *err)
+{
+	_cleanup_(boot_done) struct boot b = {.vm = vm,
+		.kernel_fd = -1,
+		.initrd_fd = -1,
+		.disks = {.root_fd = -1, .base_fd = -1, .work_fd = -1}};
+	_cleanup_machine_ struct machine *m = NULL;
+	struct vmm vmm = {.pidfd = -1, .port = -1};
+
+	int r = vm_copy(vm, &b.row, err);
+	if (r == 0)
+		r = find_parts(&b, err);
+	if (r == 0) {
+		vm_progress(op, "network", b.row.name);
+		r = check_network(&b, err);
+	}
+	if (r == 0)
+		r = open_parts(&b, err);
+	if (r == 0)
+		r = operation_check_cancelled(op, err);
+	if (r < 0)
+		return r;
+	make_append(&b);
+	vm_progress(op, "boot", b.row.name);
+	r = start_vmm(&b, &vmm, err);
+	if (r == 0)
+		r = vm_attach(vm, &vmm, false, &m, err);
+	if (r < 0 && vm_state(vm) == BANGER_VM_STARTING)
+		vm_transition(vm, BANGER_VM_FAILED, NULL, NULL, NULL);
+	if (r < 0 || early)
+		return r;
+	vm_progress(op, "agent", b.row.name);
+	return wait_agent(vm, m, op, err);
+}
+
+/* ---- the end */
+
+/* What is known when a VMM has ended. */
+struct ending {
+	const struct machine_end *end;
+	char cause[BANGER_OP_ID_LEN + 1]; /* whose operation it was; "": nobody's */
+	bool asked, agent;                /* somebody asked for it; the agent had been ready */
+	char *why;                        /* why it was ended, if that is a failure; owned */
+};
+
+static bool panicked(const struct machine_end *e)
+{
+	return e->panicked || strstr(e->console, "Kernel panic");
+}
+
+static bool ended_well(const struct ending *g)
+{
+	if (g->why)
+		return false;
+	return g->asked ||
+	       (g->agent && (g->end->powered_off || g->end->reset) && !panicked(g->end));
+}
+
+/* One clause: how the process ended. */
+static void describe(const struct machine_end *e, char *ret, size_t size)
+{
+	if (panicked(e))
+		snprintf(ret, size, "the guest's kernel panicked");
+	else if (e->powered_off || e->reset)
+		snprintf(ret, size, "the guest %s before its agent was ready",
+			e->reset ? "restarted" : "powered off");
+	else if (!e->known)
+		snprintf(ret, size, "its VMM has ended, and bangerd was not its parent to see how");
+	else if (e->code == CLD_EXITED)
+		snprintf(ret, size, "its VMM exited with status %d", e->status);
+	else
+		snprintf(ret, size, "its VMM was ended by signal %d (SIG%s)", e->status,
+			sigabbrev_np(e->status) ?: "?");
+}
+
+static char *failure_text(const struct ending *g)
+{
+	char how[512], *text = NULL;
+
+	if (g->why)
+		snprintf(how, sizeof(how), "%s", g->why);
+	else
+		describe(g->end, how, sizeof(how));
+	if (asprintf(&text, "%s%s%s", how, g->end->console[0] ? "; its console ends with: " : "",
+		    g->end->console) < 0)
+		return NULL;
+	for (char *p = text; *p; p++)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
+			*p = ' ';
+	return text;
+}
+
+static void set_failure(void *arg, struct banger_vm *row)
+{
+	char **text = arg;
+
+	row->failure = TAKE_PTR(*text);
+}
+
+static void last_transition(struct vm *vm, const struct ending *g)
+{
+	bool well = ended_well(g);
+	_cleanup_free_ char *failure = well ? NULL : failure_text(g);
+	struct banger_error err = {0};
+
+	if (vm_transition(vm, well ? BANGER_VM_STOPPED : BANGER_VM_FAILED, set_failure, &failure,
+		    &err) < 0)
+		log_err("a VM's end could not be noted", KV_S("vm", vm->name), KV_ERR(&err));
+}
+
+/* An end that nobody asked for is an operation of its own, so that it can be found among them. */
+static void end_by_itself(struct vm *vm, const struct ending *g)
+{
+	struct banger_actor actor = {.uid = geteuid(), .gid = getegid(), .pid = getpid()};
+	_cleanup_json_ struct json_object *params = json_object_new_object();
+	banger_op_id id = banger_op_id_mint();
+	_cleanup_op_ banger_op_id saved = banger_op_enter(id.s);
+	struct operation *op = NULL;
+
+	strcpy(actor.program, "bangerd");
+	strcpy(actor.door, "daemon");
+	if (params)
+		banger_json_add_str(params, "vm", vm->name);
+	if (vm->service->deps.operations &&
+		operation_begin(vm->service->deps.operations, OPERATION_CHANGE, "vm.end", id.s,
+			&actor, params, &op, NULL) < 0)
+		op = NULL;
+	last_transition(vm, g);
+	if (op)
+		operation_end(op, NULL);
+}
+
+static void take_ending(struct vm *vm, struct ending *g)
+{
+	pthread_mutex_lock(&vm->service->lock);
+	const char *claim = vm->transient || vm->row.state == BANGER_VM_STARTING ? vm->claim : "";
+	g->asked = vm->cause[0];
+	g->agent = vm->agent;
+	g->why = TAKE_PTR(vm->fail_why);
+	snprintf(g->cause, sizeof(g->cause), "%s", g->asked ? vm->cause : claim);
+	pthread_mutex_unlock(&vm->service->lock);
+}
+
+static void on_end(struct vm *vm, const struct machine_end *end)
+{
+	struct ending g = {.end = end};
+
+	take_ending(vm, &g);
+	if (g.cause[0]) {
+		_cleanup_op_ banger_op_id saved = banger_op_enter(g.cause);
+		last_transition(vm, &g);
+	} else {
+		end_by_itself(vm, &g);
+	}
+	free(g.why);
+	/* Somebody who follows the console looks at the state when its log is touched. */
+	utimensat(vm->dir_fd, "console.log", NULL, AT_SYMLINK_NOFOLLOW);
+}
+
+/* machine_options.over */
+static void vm_over(void *arg, const struct machine_end *end)
+{
+	struct vm *vm = arg;
+	struct vm_service *s = vm->service;
+
+	if (end)
+		on_end(vm, end);
+	pthread_mutex_lock(&s->lock);
+	struct machine *m = TAKE_PTR(vm->machine);
+	vm->ends++;
+	pthread_cond_broadcast(&s->change);
+	pthread_mutex_unlock(&s->lock);
+	machine_unrefp(&m);
+	vm_unrefp(&vm);
+}
+
+/* Whose doing the end will be, and why, if it is a failure. */
+static void blame(struct vm *vm, const char *why)
+{
+	pthread_mutex_lock(&vm->service->lock);
+	snprintf(vm->cause, sizeof(vm->cause), "%s", banger_op_current() ?: "");
+	if (why && !vm->fail_why)
+		vm->fail_why = strdup(why);
+	pthread_mutex_unlock(&vm->service->lock);
+}
+
+int vm_end(struct vm *vm, const char *why, struct banger_error *err)
+{
+	_cleanup_machine_ struct machine *m = vm_machine(vm);
+
+	if (!m)
+		return 0;
+	blame(vm, why);
+	machine_kill(m);
+	return machine_wait(m, VM_END_MS, -1, err);
+}
+
+/* ---- what users ask for */
+
+static int begin(struct vm_service *s, struct operation *op, const char *word, const char *verb,
+	struct vm **ret, struct banger_error *err)
+{
+	_cleanup_vmref_ struct vm *vm = NULL;
+
+	int r = vm_find(s, word, &vm, err);
+	if (r == 0 && vm->transient)
+		r = banger_error_set(err, BANGER_BAD_REQUEST,
+			"VM \"%s\" belongs to a running \"vm run\" and cannot be %s", vm->name, verb);
+	if (r == 0)
+		r = vm_claim(vm, operation_id(op), verb, err);
+	if (r == 0)
+		*ret = TAKE_PTR(vm);
+	return r;
+}
+
+static int finish(struct vm *vm, struct operation *op, int r, struct banger_vm *ret,
+	struct banger_error *err)
+{
+	if (r == 0)
+		r = vm_copy(vm, ret, err);
+	vm_release(vm, operation_id(op));
+	return r;
+}
+
+int vm_service_start(struct vm_service *s, struct operation *op, const char *word,
+	struct banger_vm *ret, struct banger_error *err)
+{
+	_cleanup_vmref_ struct vm *vm = NULL;
+
+	int r = begin(s, op, word, "started", &vm, err);
+	if (r < 0)
+		return r;
+	enum banger_vm_state state = vm_state(vm);
+	if (!vm_state_has_vmm(state))
+		r = vm_boot(vm, op, false, err);
+	else if (state == BANGER_VM_PAUSED)
+		r = vm_refuse(vm, "started", err);
+	return finish(vm, op, r, ret, err);
+}
+
+static int ask_to_stop(struct vm *vm, struct operation *op, struct machine *m, int64_t ms,
+	struct banger_error *err)
+{
+	struct vm_service *s = vm->service;
+	int64_t begun = banger_monotonic_us();
+
+	int r = session_power_off(machine_session(m), NULL);
+	if (r == 0)
+		r = machine_wait(m, (int)(ms * 2 / 3), operation_cancel_fd(op), err);
+	if (r == 0 || r == -ECANCELED)
+		return r;
+	log_info("the VM's agent does not power it off", KV_S("vm", vm->name));
+	s->driver->power_button(machine_control(m), NULL);
+	int64_t left = ms - (banger_monotonic_us() - begun) / 1000;
+	r = machine_wait(m, left > 0 ? (int)left : 0, operation_cancel_fd(op), err);
+	if (r == 0 || r == -ECANCELED)
+		return r;
+	log_warn("the VM does not power off and is killed", KV_S("vm", vm->name));
+	machine_kill(m);
+	return machine_wait(m, VM_END_MS, -1, err);
+}
+
+static int stop(struct vm *vm, struct operation *op, int64_t timeout_ms, struct banger_error *err)
+{
+	_cleanup_machine_ struct machine *m = vm_machine(vm);
+	enum banger_vm_state state = vm_state(vm);
+
+	if (!m || !vm_state_has_vmm(state))
+		return 0;
+	int r = vm_transition(vm, BANGER_VM_STOPPING, NULL, NULL, err);
+	if (r < 0)
+		return r;
+	blame(vm, NULL);
+	if (state == BANGER_VM_PAUSED)
+		vm->service->driver->resume(machine_control(m), NULL);
+	r = ask_to_stop(vm, op, m, timeout_ms ?: STOP_DEFAULT_MS, err);
+	if (r == -ECANCELED) { /* half asked to stop: there is no way back */
+		machine_kill(m);
+		machine_wait(m, VM_END_MS, -1, NULL);
+	}
+	return r;
+}
+
+int vm_service_stop(struct vm_service *s, struct operation *op, const char *word, int64_t timeout_ms,
+	struct banger_vm *ret, struct banger_error *err)
+{
+	_cleanup_vmref_ struct vm *vm = NULL;
+
+	int r = begin(s, op, word, "stopped", &vm, err);
+	return r < 0 ? r : finish(vm, op, stop(vm, op, timeout_ms, err), ret, err);
+}
+
+int vm_service_kill(struct vm_service *s, struct operation *op, const char *word,
+	struct banger_vm *ret, struct banger_error *err)
+{
+	_cleanup_vmref_ struct vm *vm = NULL;
+
+	int r = vm_find(s, word, &vm, err);
+	if (r < 0)
+		return r;
+	_cleanup_machine_ struct machine *m = vm_machine(vm);
+	if (!m)
+		return vm_refuse(vm, "killed", err);
+	r = vm_end(vm, NULL, err);
+	return r < 0 ? r : vm_copy(vm, ret, err);
+}
+
+/* Tell the guest how late it is: its clock stood still. */
+static void resumed(struct machine *m)
+{
+	session_set_time(machine_session(m), banger_now_us());
+}
+
+static int set_paused(struct vm *vm, bool pause, struct banger_error *err)
+{
+	_cleanup_machine_ struct machine *m = vm_machine(vm);
+	const struct vmm_driver *d = vm->service->driver;
+	enum banger_vm_state from = pause ? BANGER_VM_RUNNING : BANGER_VM_PAUSED;
+	_cleanup_vm_ struct banger_vm row = {0};
+
+	int r = vm_copy(vm, &row, err);
+	if (r < 0)
+		return r;
+	if (!m || row.state != from)
+		return pause ? vm_state_refuse(&row, "paused", err)
+			     : banger_error_set(err, BANGER_BAD_REQUEST, "VM \"%s\" is %s, not paused",
+				       row.name, banger_vm_state_name(row.state));
+	r = pause ? d->pause(machine_control(m), err) : d->resume(machine_control(m), err);
+	if (r == 0)
+		r = vm_transition(
+			vm, pause ? BANGER_VM_PAUSED : BANGER_VM_RUNNING, NULL, NULL, err);
+	if (r == 0 && !pause)
+		resumed(m);
+	return r;
+}
+
+int vm_service_pause(struct vm_service *s, struct operation *op, const char *word,
+	struct banger_vm *ret, struct banger_error *err)
+{
+	_cleanup_vmref_ struct vm *vm = NULL;
+
+	int r = begin(s, op, word, "paused", &vm, err);
+	return r < 0 ? r : finish(vm, op, set_paused(vm, true, err), ret, err);
+}
+
+int vm_service_resume(struct vm_service *s, struct operation *op, const char *word,
+	struct banger_vm *ret, struct banger_error *err)
+{
+	_cleanup_vmref_ struct vm *vm = NULL;
+
+	int r = begin(s, op, word, "resumed", &vm, err);
+	return r < 0 ? r : finish(vm, op, set_paused(vm, false, err), ret, err);
+}

@@ -4,8 +4,8 @@
 
 The list of layers is read from daemon/ARCHITECTURE.md, section "Layers", so that the document and the
 check cannot disagree: folders on one line of its table are peers and do not know each other; a folder
-may include from itself and from every line above its own. fs/, ctl/ and daemon/agent see include/banger
-alone. The same holds for what meson.build files link: a variable that a folder's meson.build defines may
+may include from itself and from every line above its own. fs/, ctl/, daemon/agent and daemon/helper see
+include/banger alone. The same holds for what meson.build files link: a variable that a folder's meson.build defines may
 be used only in folders above it.
 
     layers.py SOURCE_ROOT        exit 1 and one line for each wrong include or link
@@ -17,7 +17,7 @@ import sys
 ROOT_LAYER = 'include/banger'
 BASE = 'daemon/base'
 # Programs of their own: they link daemon/base and include nothing of the daemon but include/banger.
-OUTSIDE = ('fs', 'ctl', 'daemon/agent')
+OUTSIDE = ('fs', 'ctl', 'daemon/agent', 'daemon/helper')
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 DEFINES = re.compile(r'^\s*(\w+)\s*=\s*(?:static_library|shared_library|declare_dependency|executable|'

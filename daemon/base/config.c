@@ -44,6 +44,8 @@ static const struct setting settings[] = {
 	S(accel, NULL, "auto|kvm|tcg"),
 	S(qemu, "BANGER_QEMU", NULL),
 	S(socket_group, NULL, NULL),
+	S(bridge_subnet, NULL, NULL),
+	N("helper_uid", helper_uid, 0, 0, UINT32_MAX - 1),
 	N("ops_kept", ops_kept, 1000, 1, 1000000),
 	N("connections", connections, 512, 8, 65536),
 	N("writers_wait_ms", lock_wait_ms, 2000, 0, 600000),
@@ -225,6 +227,7 @@ static int default_path(char **to, const char *for_root, const char *env, const 
 
 static int fill_defaults(struct banger_config *c, struct banger_error *err)
 {
+	bool usual = c->runtime_dir == NULL;
 	int r = default_path(
 		&c->state_dir, "/var/lib/banger", "XDG_STATE_HOME", ".local/state", err);
 
@@ -236,8 +239,9 @@ static int fill_defaults(struct banger_config *c, struct banger_error *err)
 		c->socket = NULL;
 		return banger_error_oom(err);
 	}
-	if (!c->helper_socket &&
-		asprintf(&c->helper_socket, "%s/helper.sock", c->runtime_dir) < 0) {
+	/* The helper is root's, and so is the directory of its socket, unless told otherwise. */
+	if (!c->helper_socket && asprintf(&c->helper_socket, "%s/helper.sock",
+					 usual ? "/run/banger" : c->runtime_dir) < 0) {
 		c->helper_socket = NULL;
 		return banger_error_oom(err);
 	}
@@ -245,6 +249,8 @@ static int fill_defaults(struct banger_config *c, struct banger_error *err)
 		r = set_string(&c->accel, "auto", err);
 	if (r == 0 && !c->qemu)
 		r = set_string(&c->qemu, "qemu-system-x86_64", err);
+	if (r == 0 && !c->bridge_subnet)
+		r = set_string(&c->bridge_subnet, "10.141.0.0/16", err);
 	return r;
 }
 

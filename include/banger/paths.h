@@ -19,7 +19,10 @@ struct banger_config {
 	char *state_dir;      /* "state_dir"      BANGER_STATE_DIR */
 	char *runtime_dir;    /* "runtime_dir"    BANGER_RUNTIME_DIR */
 	char *socket;	      /* "socket"         BANGER_SOCKET        default RUNTIME_DIR/bangerd.sock */
-	char *helper_socket;  /* "helper_socket"  BANGER_HELPER_SOCKET default RUNTIME_DIR/helper.sock */
+	char *helper_socket;  /* "helper_socket"  BANGER_HELPER_SOCKET default RUNTIME_DIR/helper.sock, where a RUNTIME_DIR is
+			       * given, else /run/banger/helper.sock for everybody: the helper is root's */
+	char *bridge_subnet;  /* "bridge_subnet"  for banger-helper: VMs' addresses on bridges, default 10.141.0.0/16 */
+	int64_t helper_uid;   /* "helper_uid"     for banger-helper: whose bangerd may ask, beside root; default 0 */
 	char *libexec_dir;    /* "libexec_dir"    BANGER_LIBEXEC_DIR   where banger-unpack and banger-agent are */
 	char *default_kernel; /* "default_kernel" name of a kernel; NULL: the only one there is */
 	char *accel;	      /* "accel"          auto|kvm|tcg, default auto */

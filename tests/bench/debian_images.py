@@ -7,7 +7,7 @@ on an overlay; what the overlay's upper directory holds then becomes a layer (wh
     big     6 layers: also boost, Go, kernel headers, git, NumPy, node     556 / 1849 MB, 50,000 files
 
 make(DIR) gives {name: [uncompressed tar of each layer]} and keeps them in DIR: the first time takes minutes and a mirror.
-push(DIR, host_port) fills a registry with NAME-gz and NAME-zst, compressed once and kept too.
+push(DIR, host_port, {'base-gz', …}) fills a registry with NAME-gz and NAME-zst, compressed once and kept too.
 """
 import contextlib
 import hashlib
@@ -160,11 +160,11 @@ def digest(path):
     return 'sha256:' + h.hexdigest()
 
 
-def push(directory, server):
+def push(directory, server, wanted):
     """Gives {repository: [(digest, diff_id, size)] of its layers, bottom first}."""
     pushed = {}
     for name, tars in make(directory).items():
-        for kind in ('gz', 'zst'):
+        for kind in (k for k in ('gz', 'zst') if f'{name}-{k}' in wanted):
             layers, store = [], images.Store()
             for tar in tars:
                 blob, diff_id = compressed(tar, kind)

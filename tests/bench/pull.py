@@ -215,11 +215,13 @@ def line(label, values, ours=None, want=''):
 
 def compare(base, reference, layers, name):
     ours, floor, memory, others = [], [], [], {p: [] for p in peers}
-    for _ in range(options.rounds):
+    for n in range(options.rounds):
         ours.append(pull_banger(base, reference, layers, memory))
         floor.append(pull_floor(base, reference, layers))
         for peer in others:
             others[peer].append(PEERS[peer](base, reference, layers))
+        print(f'  {name}, round {n + 1}: banger {ours[-1]:.2f}, floor {floor[-1]:.2f}', *(f'{p} {v[-1]:.2f}' for p, v in others.items()),
+              file=sys.stderr, flush=True)
     a = line(f'{name}: banger', ours)
     f = median(floor)
     line('  floor', floor, a, f'ours/floor {a / f:.2f}, want ≤ {FLOOR}')
@@ -275,7 +277,8 @@ with directory(options.dir) as base:
     tars = debian_images.make(base / 'images')
     server = registry.DockerRegistry(base / 'registry')
     try:
-        pushed = debian_images.push(base / 'images', server.host)
+        wanted = {f'{n}-{k}' for n in options.images.split(',') for k in options.kinds.split(',')}
+        pushed = debian_images.push(base / 'images', server.host, wanted | ({'big-gz', 'top-gz'} if options.second else set()))
         title(f'Pull; seconds, median of {options.rounds}, least to most, times as long as banger')
         for kind in options.kinds.split(','):
             for name in options.images.split(','):

@@ -124,7 +124,7 @@ uint32_t helper_candidate(const struct helper_subnet *s, const char *vm, uint32_
 	/* An id is random: its last digits are as good as a hash. */
 	uint64_t id = strtoull(vm, NULL, 16);
 
-	return s->address + 2 + (uint32_t)((id + attempt) % helper_hosts(s));
+	return s->address + 2 + (uint32_t)((id % helper_hosts(s) + attempt) % helper_hosts(s));
 }
 
 void helper_mac_of(uint32_t a, unsigned char ret[6])

@@ -107,6 +107,9 @@ int attempt_change(struct attempt *a, const char *method, struct json_object *pa
 	a->own = true;
 	r = attempt_ask(a, method, params, &result, NULL);
 	int64_t generation = r == 0 ? banger_json_int(result, "generation", -1) : -1;
+	if (r == 0)
+		follow_answer(a->fs->follow, a->op.s, result,
+			strcmp(method, BANGER_METHOD_IMAGE_DELETE) == 0);
 	if (r < 0) {
 		/* Perhaps the connection broke between the change and its answer. If not, and the
 		 * change comes after all, it must not be taken for one that the kernel knows. */

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The watch thread, the model's only writer. It waits for bangerd and for nothing else: queues take
+ * The watch thread, which writes the model. It waits for bangerd and for nothing else: queues take
  * what it has to say to the kernel, and readers of `events` that do not read lose lines.
  *
  * A change that a caller of this mount asked for is told to the kernel by the answer to his call.
  * The thread notes that it was seen before it applies it (calls.h), so exactly one of the two ways
  * happens: either the call is answered with success, or the kernel is notified.
+ *
+ * The answer to a change says what the watch will say a moment later: two threads of two processes
+ * later. So the thread that got it may write the model too (follow_answer()), if the change is the very
+ * next one; the watch thread then passes it by. `writing` is held by whoever writes.
  */
 #include "follow.h"
 #include <string.h>
@@ -27,6 +31,7 @@ struct follow {
 	bool stop;
 	struct banger_client *client; /* replaced under the lock; used by the thread */
 	bool live, hurry;
+	pthread_mutex_t writing;     /* the model; taken before `lock` */
 	uint64_t attempts;           /* to come back that have ended */
 	struct banger_error failure; /* of the last */
 };
@@ -135,8 +140,11 @@ static int take_snapshot(struct follow *f, struct banger_client *client, struct 
 	if (model_snapshot_new(f->fs->model, &s) < 0)
 		return banger_error_oom(err);
 	int r = read_snapshot(f, client, s, &generation, err);
-	if (r == 0)
-		r = model_snapshot_commit(s, generation, tell_kernel, &telling, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&f->writing);
+	r = model_snapshot_commit(s, generation, tell_kernel, &telling, err);
+	pthread_mutex_unlock(&f->writing);
 	return r;
 }
 
@@ -182,6 +190,14 @@ static void publish(struct follow *f, struct json_object *o)
 		events_publish(f->fs->events, s, n);
 }
 
+/* Was it applied by the answer to its call? With `writing`. */
+static bool is_shown(const struct follow *f, struct json_object *event)
+{
+	int64_t generation = banger_json_int(event, "generation", -1);
+
+	return generation >= 0 && generation <= model_generation(f->fs->model);
+}
+
 static int apply(struct follow *f, struct json_object *o, struct banger_error *err)
 {
 	const char *op_id = banger_json_str(o, "op_id");
@@ -191,7 +207,11 @@ static int apply(struct follow *f, struct json_object *o, struct banger_error *e
 			calls_seen(f->fs->calls, op_id, banger_json_int(o, "generation", -1)),
 	};
 
-	int r = model_apply(f->fs->model, o, telling.ours, tell_kernel, &telling, err);
+	pthread_mutex_lock(&f->writing);
+	int r = is_shown(f, o)
+			? 0
+			: model_apply(f->fs->model, o, telling.ours, tell_kernel, &telling, err);
+	pthread_mutex_unlock(&f->writing);
 	if (r == -EINVAL && banger_json_get(o, "op")) {
 		log_warn("a record of an operation is not understood", KV_ERR(err));
 		r = 0;
@@ -275,6 +295,55 @@ int follow_ready(struct follow *f, struct banger_error *err)
 		failure.code ? failure.message : "bangerd does not answer");
 }
 
+/* {"event":"image",…} of what an answer says; NULL: not such an answer, or no memory. */
+static struct json_object *event_of(const char *op_id, struct json_object *result, bool deleted)
+{
+	struct json_object *image = banger_json_get(result, "image");
+	struct json_object *images = banger_json_get(result, "images");
+	_cleanup_json_ struct json_object *event = json_object_new_object(), *list = NULL;
+
+	if (image && (list = json_object_new_array()))
+		json_object_array_add(list, json_object_get(image));
+	else if (json_object_is_type(images, json_type_array))
+		list = json_object_get(images);
+	if (!event || !list ||
+		(deleted && (!image || banger_json_add_str(image, "state", "deleted") < 0)) ||
+		banger_json_add_str(event, "event", "image") < 0 ||
+		banger_json_add_str(event, "op_id", op_id) < 0 ||
+		banger_json_add_int(
+			event, "generation", banger_json_int(result, "generation", -1)) < 0 ||
+		banger_json_add(event, "images", TAKE_PTR(list)) < 0)
+		return NULL;
+	return TAKE_PTR(event);
+}
+
+static bool is_live(struct follow *f)
+{
+	pthread_mutex_lock(&f->lock);
+	bool live = f->live;
+	pthread_mutex_unlock(&f->lock);
+	return live;
+}
+
+void follow_answer(struct follow *f, const char *op_id, struct json_object *result, bool deleted)
+{
+	int64_t generation = banger_json_int(result, "generation", -1);
+	struct banger_error err = {0};
+
+	if (!f || generation <= 0)
+		return;
+	_cleanup_json_ struct json_object *event = event_of(op_id, result, deleted);
+	struct telling telling = {.fs = f->fs};
+	pthread_mutex_lock(&f->writing);
+	/* While bangerd is not followed a snapshot is on its way, which has it. */
+	if (event && is_live(f) && model_generation(f->fs->model) + 1 == generation) {
+		telling.ours = calls_seen(f->fs->calls, op_id, generation);
+		if (model_apply(f->fs->model, event, telling.ours, tell_kernel, &telling, &err) < 0)
+			log_debug("a change comes by the watch alone", KV_ERR(&err));
+	}
+	pthread_mutex_unlock(&f->writing);
+}
+
 /* Tell readers of `events` that they may have missed something, and up to where they have now. */
 static void publish_ready(struct follow *f)
 {
@@ -343,6 +412,7 @@ int follow_new(struct fs *fs, const char *socket, struct follow **ret, struct ba
 	f->fs = fs;
 	f->live = true;
 	pthread_mutex_init(&f->lock, NULL);
+	pthread_mutex_init(&f->writing, NULL);
 	pthread_condattr_init(&a);
 	pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
 	pthread_cond_init(&f->cond, &a);
@@ -380,6 +450,7 @@ void follow_freep(struct follow **p)
 		pthread_join(f->thread, NULL);
 	banger_client_freep(&f->client);
 	pthread_cond_destroy(&f->cond);
+	pthread_mutex_destroy(&f->writing);
 	pthread_mutex_destroy(&f->lock);
 	free(f->socket);
 	free(f);

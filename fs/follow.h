@@ -21,4 +21,8 @@ void follow_freep(struct follow **f);
  * counts as followed. */
 int follow_ready(struct follow *f, struct banger_error *err);
 
+/* A change that a caller of this mount asked for was answered: show it at once, if it is the next one, instead of
+ * waiting for it to come by the watch too. deleted: what the result names is gone. Any thread. */
+void follow_answer(struct follow *f, const char *op_id, struct json_object *result, bool deleted);
+
 #endif

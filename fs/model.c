@@ -292,8 +292,8 @@ void model_set_generation(struct model *m, int64_t generation)
 {
 	pthread_mutex_lock(&m->wait_lock);
 	m->generation = generation;
-	pthread_cond_broadcast(&m->wait_cond);
 	pthread_mutex_unlock(&m->wait_lock);
+	pthread_cond_broadcast(&m->wait_cond);
 }
 
 int model_wait(struct model *m, int64_t generation, int timeout_ms)

@@ -3,7 +3,7 @@
  * The read model: what the registry holds, as registry.watch tells it. Lookups and listings are
  * answered from here and ask nobody.
  *
- * One writer (the watch thread; model_apply, model_snapshot_*) and many readers. A reader takes the
+ * One writer at a time (follow.c sees to that; model_apply, model_snapshot_*) and many readers. A reader takes the
  * read lock with model_read() and borrows pointers until model_unread(); it must not take it twice,
  * nor wait for anything while it has it. Nothing here knows of FUSE.
  *

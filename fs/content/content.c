@@ -11,8 +11,8 @@
  * a thread that this connection needs in order to answer.
  *
  * The process is started with fork and exec of /proc/self/exe. Between the two only what may be
- * called in the child of a process with threads; every descriptor but the control socket and the
- * standard three is closed by exec.
+ * called in the child of a process with threads; every descriptor but the control socket, the page
+ * and the standard three is closed by exec.
  */
 #include <banger/log.h>
 #include <fcntl.h>
@@ -36,6 +36,7 @@
 #include "content.h"
 #include "control.h"
 #include "mountinfo.h"
+#include "page.h"
 
 #define PAUSE_FIRST_MS 100
 #define PAUSE_MAX_MS 5000
@@ -56,39 +57,26 @@ struct content {
 	pid_t pid;
 	int control;
 
-	pthread_mutex_t lock; /* of what follows */
-	pthread_cond_t change;
-	enum state state;
-	int64_t generation;
+	int page_fd;
+	struct content_page *page;
+	_Atomic(enum state) state; /* changes are told by the page */
 };
 
 static void set_state(struct content *c, enum state state)
 {
-	pthread_mutex_lock(&c->lock);
-	c->state = state;
-	if (state == DOWN)
-		c->generation = -1;
-	pthread_cond_broadcast(&c->change);
-	pthread_mutex_unlock(&c->lock);
-}
-
-static void set_generation(struct content *c, int64_t generation)
-{
-	pthread_mutex_lock(&c->lock);
-	if (generation > c->generation)
-		c->generation = generation;
-	pthread_cond_broadcast(&c->change);
-	pthread_mutex_unlock(&c->lock);
+	atomic_store(&c->state, state);
+	content_page_wake(c->page);
 }
 
 /* ---- the process ---- */
 
-static _Noreturn void child(int control, const char *fd_text)
+static _Noreturn void child(int control, int page, const char *fd_text, const char *page_text)
 {
-	const char *argv[] = {"bangerfs", CONTENT_ROLE, fd_text, NULL};
+	const char *argv[] = {"bangerfs", CONTENT_ROLE, fd_text, page_text, NULL};
 
 	(void)syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
 	(void)fcntl(control, F_SETFD, 0);
+	(void)fcntl(page, F_SETFD, 0);
 	execv("/proc/self/exe", (char **)argv);
 	_exit(127);
 }
@@ -96,14 +84,16 @@ static _Noreturn void child(int control, const char *fd_text)
 static int start_process(struct content *c)
 {
 	int pair[2];
-	char fd_text[16];
+	char fd_text[16], page_text[16];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	(void)snprintf(fd_text, sizeof(fd_text), "%d", pair[1]);
+	(void)snprintf(page_text, sizeof(page_text), "%d", c->page_fd);
+	atomic_store(&c->page->generation, -1); /* an earlier process has gone */
 	c->pid = fork();
 	if (c->pid == 0)
-		child(pair[1], fd_text);
+		child(pair[1], c->page_fd, fd_text, page_text);
 	int r = c->pid < 0 ? -errno : 0;
 	close(pair[1]);
 	if (r == 0 && send(pair[0], &c->setup, sizeof(c->setup), MSG_NOSIGNAL) < 0)
@@ -155,13 +145,11 @@ static void unmount(const struct content *c)
 
 static void heard(struct content *c, const struct content_report *m)
 {
-	if (m->what == CONTENT_MOUNTED) {
-		if (c->placed)
-			c->placed(c->arg, c->own_dir);
-		set_state(c, UP);
-	} else if (m->what == CONTENT_GENERATION) {
-		set_generation(c, m->generation);
-	}
+	if (m->what != CONTENT_MOUNTED)
+		return;
+	if (c->placed)
+		c->placed(c->arg, c->own_dir);
+	set_state(c, UP);
 }
 
 /* Until the process ends (false) or a stop is wanted (true). */
@@ -282,8 +270,8 @@ static void content_free(struct content *c)
 	}
 	free(c->registry);
 	banger_closep(&c->stop);
-	pthread_cond_destroy(&c->change);
-	pthread_mutex_destroy(&c->lock);
+	banger_closep(&c->page_fd);
+	content_page_free(c->page);
 	free(c);
 }
 
@@ -326,20 +314,16 @@ static int copy_options(
 int content_start(const struct content_options *o, struct content **ret, struct banger_error *err)
 {
 	struct content *c = calloc(1, sizeof(*c));
-	pthread_condattr_t attr;
-	int r;
+	int r = 0;
 
 	if (!c)
 		return banger_error_oom(err);
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->change, &attr);
-	pthread_condattr_destroy(&attr);
 	c->control = -1;
-	c->generation = -1;
+	c->page_fd = -1;
 	c->stop = eventfd(0, EFD_CLOEXEC);
-	r = c->stop < 0 ? banger_error_set_errno(err, errno, "cannot make an eventfd") : 0;
+	c->page = content_page_new(&c->page_fd);
+	if (c->stop < 0 || !c->page)
+		r = banger_error_set_errno(err, errno, "cannot watch the content process");
 	if (r == 0)
 		r = copy_options(c, o, err);
 	if (r == 0) {
@@ -374,18 +358,15 @@ int content_wait(struct content *c, int64_t generation, int timeout_ms)
 	struct timespec until = deadline(timeout_ms < 0 ? 0 : timeout_ms);
 	int r = 0;
 
-	pthread_mutex_lock(&c->lock);
 	while (r == 0) {
-		if (c->state == DOWN || c->state == ENDED)
-			r = -EHOSTDOWN;
-		else if (c->state == UP && c->generation >= generation)
-			break;
-		else if (timeout_ms < 0)
-			pthread_cond_wait(&c->change, &c->lock);
-		else
-			r = -pthread_cond_timedwait(&c->change, &c->lock, &until);
+		uint32_t seen = atomic_load(&c->page->changes);
+		enum state state = atomic_load(&c->state);
+		if (state == DOWN || state == ENDED)
+			return -EHOSTDOWN;
+		if (state == UP && atomic_load(&c->page->generation) >= generation)
+			return 0;
+		r = content_page_wait(c->page, seen, timeout_ms < 0 ? NULL : &until);
 	}
-	pthread_mutex_unlock(&c->lock);
 	return r;
 }
 

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* argv[1] of the content process; argv[2] is the descriptor of its end. */
+/* argv[1] of the content process; argv[2] is the descriptor of its end, argv[3] that of the page (page.h). */
 #define CONTENT_ROLE "--content-process"
 
 /* To the content process. Paths are absolute. */
@@ -24,8 +24,7 @@ struct content_setup {
 
 /* From it. */
 struct content_report {
-	enum { CONTENT_MOUNTED = 1, CONTENT_GENERATION } what;
-	int64_t generation; /* applied, and forgotten by the kernel where it was stale */
+	enum { CONTENT_MOUNTED = 1 } what; /* how far it is, is in the page */
 };
 
 /* Exit status: taken down by an unmount, as opposed to having failed. */

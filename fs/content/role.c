@@ -25,6 +25,7 @@
 #include "content.h"
 #include "control.h"
 #include "mountinfo.h"
+#include "page.h"
 #include "sandbox.h"
 #include "serve.h"
 #include "watch.h"
@@ -34,6 +35,7 @@
 
 struct role {
 	int control;
+	struct content_page *page;
 	struct content_setup setup;
 	struct watch *watch;
 	struct table *table;
@@ -46,16 +48,18 @@ static _Noreturn void fail(const struct banger_error *err)
 	_exit(CONTENT_EXIT_FAILED);
 }
 
-static void report(struct role *r, int what, int64_t generation)
+static void report(struct role *r, int what)
 {
-	struct content_report m = {.what = what, .generation = generation};
+	struct content_report m = {.what = what};
 
 	(void)send(r->control, &m, sizeof(m), MSG_NOSIGNAL);
 }
 
 static void on_applied(void *arg, int64_t generation)
 {
-	report(arg, CONTENT_GENERATION, generation);
+	const struct role *r = arg;
+
+	content_page_set(r->page, generation);
 }
 
 static void on_stale(void *arg, const char *name)
@@ -177,7 +181,7 @@ static void mount_content(struct role *r)
 	tune_read_ahead(r->setup.mountpoint);
 	if (server_prepare(r->server, &err) < 0)
 		fail(&err);
-	report(r, CONTENT_MOUNTED, 0);
+	report(r, CONTENT_MOUNTED);
 }
 
 static void start_thread(struct role *r, void *(*main)(void *))
@@ -228,14 +232,17 @@ void content_main_role(int argc, char **argv)
 {
 	static struct role r;
 
-	if (argc != 3 || strcmp(argv[1], CONTENT_ROLE) != 0)
+	if (argc != 4 || strcmp(argv[1], CONTENT_ROLE) != 0)
 		return;
+	int page = atoi(argv[3]);
 	r.control = atoi(argv[2]);
+	r.page = content_page_map(page);
 	(void)fcntl(r.control, F_SETFD, FD_CLOEXEC);
 	banger_log_init("bangerfs-content");
 	fuse_set_log_func(fuse_says);
 	ignore_signals();
-	if (recv(r.control, &r.setup, sizeof(r.setup), 0) != sizeof(r.setup)) {
+	(void)close(page);
+	if (!r.page || recv(r.control, &r.setup, sizeof(r.setup), 0) != sizeof(r.setup)) {
 		fprintf(stderr, "bangerfs: %s is for bangerfs itself\n", CONTENT_ROLE);
 		_exit(2);
 	}

@@ -353,6 +353,7 @@ static int handle_kernel_pull(void *ctx, struct rpc_call *call, struct banger_er
 		.arg = call->op};
 
 	int r = kernel_service_pull(api->kernels, call->op, &in, &k, err);
+	pull_engine_trim(api->pulls);
 	if (r < 0)
 		return r;
 	call->result = json_object_new_object();
@@ -563,7 +564,7 @@ static bool has_file(const struct bundle_document *d, const char *name)
 	return false;
 }
 
-int api_fetch_bundle(const struct api *api, struct operation *op, const struct image_pull *in,
+static int fetch_bundle(const struct api *api, struct operation *op, const struct image_pull *in,
 	int dir_fd, struct image_pulled *ret, struct banger_error *err)
 {
 	_cleanup_bundle_document_ struct bundle_document d = {0};
@@ -596,6 +597,16 @@ int api_fetch_bundle(const struct api *api, struct operation *op, const struct i
 		.seed = has_file(&d, "work-seed.ext4")};
 	snprintf(ret->digest, sizeof(ret->digest), "%.71s", d.files[0].digest);
 	return 0;
+}
+
+int api_fetch_bundle(const struct api *api, struct operation *op, const struct image_pull *in,
+	int dir_fd, struct image_pulled *ret, struct banger_error *err)
+{
+	int r = fetch_bundle(api, op, in, dir_fd, ret, err);
+
+	/* Now that nothing of it is in use. */
+	pull_engine_trim(api->pulls);
+	return r;
 }
 
 /* ---- the table */

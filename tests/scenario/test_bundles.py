@@ -424,10 +424,10 @@ def test_disks_that_are_no_filesystem(banger, qcow2, ext4, base):
 # ---- catalogs
 
 class Server:
-    """Files over HTTP: {path: bytes}, with Range; remembers what was asked."""
+    """Files over HTTP: {path: bytes}, with Range, in eight parts `slow` seconds apart; remembers what was asked."""
 
     def __init__(self, port=0):
-        self.files, self.asked, self.fail, self.slow = {}, [], 0, 0
+        self.files, self.asked, self.starts, self.fail, self.slow = {}, [], [], 0, 0
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -445,14 +445,16 @@ class Server:
                     self.end_headers()
                     return
                 start = int(self.headers['Range'].split('=')[1].split('-')[0]) if 'Range' in self.headers else 0
+                owner.starts.append(start)
                 self.send_response(206 if start else 200)
                 if start:
                     self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
                 self.send_header('Content-Length', str(len(data) - start))
                 self.end_headers()
                 try:
-                    for at in range(start, len(data), 65536):
-                        self.wfile.write(data[at:at + 65536])
+                    step = len(data) // 8 + 1 if owner.slow else 1 << 20
+                    for at in range(start, len(data), step):
+                        self.wfile.write(data[at:at + step])
                         time.sleep(owner.slow)
                 except OSError:
                     pass
@@ -490,12 +492,12 @@ def configure(base, *catalogs, **more):
 
 @pytest.fixture
 def exported(worlds, ext4, base):
-    """exported(name, **document): the bytes of a bundle."""
+    """exported(name, tag, noise=0, **document): the bytes of a bundle; noise: how large it is at least."""
     maker = worlds('maker').start()
     made = []
 
-    def make(name, tag='small', **document_):
-        publish(maker, name, ext4(tag), {'README': tag.encode()}, **document_)
+    def make(name, tag='small', noise=0, **document_):
+        publish(maker, name, ext4(tag), {'README': tag.encode(), **({'noise': os.urandom(noise)} if noise else {})}, **document_)
         maker.ctl('image', 'export', name, base / f'{name}.made')
         made.append(name)
         return (base / f'{name}.made').read_bytes()
@@ -629,14 +631,19 @@ def test_bad_configuration(text, why, worlds, base):
     assert any(why in r.get('error', '') for r in banger.records())
 
 
+def fetched(banger):
+    """What each pull that runs has fetched, in bytes."""
+    return [banger.op(o['op_id']).get('progress', {}).get('fetched', 0) for o in running(banger, 'image.pull')]
+
+
 def test_resumed(worlds, exported, server, base):
     """A fetch that was cancelled goes on where it was."""
-    data = exported('web') + b''
+    data = exported('web', noise=8 << 20)
     server.files = {'/catalog.json': catalog([item('web', data, 'web.zst')]), '/web.zst': data}
-    server.slow = 0.5
+    server.slow = 0.3
     banger = worlds(env=configure(base, f'{server.url}/catalog.json')).start()
     client = in_background(banger, 'image', 'pull', 'web')
-    until(lambda: '/web.zst' in server.asked, 'the bundle to be asked for')
+    until(lambda: any(fetched(banger)), 'something to be fetched')
     client.send_signal(signal.SIGINT)
     assert client.wait(20) == -signal.SIGINT
     client.stderr.close()
@@ -644,7 +651,44 @@ def test_resumed(worlds, exported, server, base):
     assert_nothing_new(banger, [])
     server.slow = 0
     banger.ctl('image', 'pull', 'web')
+    assert server.starts[-1] > 0
     assert_nothing_new(banger, ['web'])
+
+
+def test_two_pulls_fetch_once(worlds, exported, server, base):
+    """Two pulls of one bundle ask for it once, and the second goes on when the first is cancelled."""
+    data = exported('web', noise=8 << 20)
+    server.files = {'/catalog.json': catalog([item('web', data, 'web.zst')]), '/web.zst': data}
+    banger = worlds(env=configure(base, f'{server.url}/catalog.json')).start()
+    server.slow = 0.2
+    both = []
+    for name in ('one', 'two'):
+        both.append(in_background(banger, 'image', 'pull', 'web', '--name', name))
+        until(lambda: len(f := fetched(banger)) == len(both) and all(f), 'something to be fetched')
+    assert [c.wait(20) for c in both] == [0, 0] and server.asked.count('/web.zst') == 1
+    banger.ctl('image', 'prune', '--all')
+    both += [in_background(banger, 'image', 'pull', 'web', '--name', 'three')]
+    until(lambda: server.asked.count('/web.zst') == 2, 'the bundle to be asked for again')
+    both += [in_background(banger, 'image', 'pull', 'web', '--name', 'four')]
+    until(lambda: len(f := fetched(banger)) == 2 and all(f), 'both to wait for it')
+    both[2].send_signal(signal.SIGINT)
+    assert both[2].wait(20) == -signal.SIGINT
+    server.slow = 0
+    assert both[3].wait(20) == 0
+    for client in both:
+        client.stdout.close()
+        client.stderr.close()
+    assert_nothing_new(banger, ['one', 'two', 'four'])
+
+
+def test_cache_limit(worlds, exported, server, base):
+    """What bundles leave in the cache is held to its limit too."""
+    one, two = exported('one', 'one'), exported('two', 'two')
+    server.files = {'/catalog.json': catalog([item('one', one, 'one.zst'), item('two', two, 'two.zst')]), '/one.zst': one, '/two.zst': two}
+    banger = worlds(env=configure(base, f'{server.url}/catalog.json', cache_max=max(len(one), len(two)))).start()
+    for name, data in (('one', one), ('two', two)):
+        banger.ctl('image', 'pull', name)
+        assert [p.name for p in (banger.state / 'cache/blobs/sha256').iterdir()] == [sha256(data)]
 
 
 # ---- kernels

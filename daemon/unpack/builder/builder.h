@@ -95,12 +95,12 @@ const char *ext4_builder_target(const struct ext4_builder *b, ext4_node node, si
 /* A new node under a new name. The name must not exist (EXISTS), be 1 to 255 bytes (NAME_TOO_LONG),
  * and have no '/' or NUL and not be "." or ".." (BAD_REQUEST). target: of a symlink, 1 to 4095
  * bytes. */
-/* A directory that nobody described: root's, 0755, of the builder's time. */
-int ext4_builder_add_implied(struct ext4_builder *b, ext4_node dir, const char *name,
-	size_t name_len, ext4_node *ret, struct banger_error *err);
 int ext4_builder_add(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
 	const struct ext4_attr *attr, const char *target, size_t target_len, ext4_node *ret,
 	struct banger_error *err);
+/* A directory that nobody described: root's, 0755, of the builder's time. */
+int ext4_builder_add_implied(struct ext4_builder *b, ext4_node dir, const char *name,
+	size_t name_len, ext4_node *ret, struct banger_error *err);
 /* Another name of a node that is no directory. TOO_LARGE after 65,000 names. */
 int ext4_builder_link(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,
 	ext4_node node, struct banger_error *err);
@@ -152,8 +152,8 @@ int ext4_builder_give_content(struct ext4_builder *b, int to_fd, struct banger_e
 
 /* What is below a directory, which becomes the root of another builder's filesystem. dir 0: the
  * other's root stays as it is, but for its permissions, 0700. `to` is new. */
-int ext4_builder_copy(struct ext4_builder *b, ext4_node dir, struct ext4_builder *to,
-	struct banger_error *err);
+int ext4_builder_copy(
+	struct ext4_builder *b, ext4_node dir, struct ext4_builder *to, struct banger_error *err);
 
 /* Nodes, and bytes of content, so far. */
 void ext4_builder_progress(

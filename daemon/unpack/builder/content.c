@@ -273,7 +273,8 @@ int content_forget(struct ext4_builder *b, uint32_t node, struct banger_error *e
 
 static int by_place(const void *a, const void *b)
 {
-	uint32_t pa = ((const struct extent *)a)->physical, pb = ((const struct extent *)b)->physical;
+	uint32_t pa = ((const struct extent *)a)->physical,
+		 pb = ((const struct extent *)b)->physical;
 
 	return pa < pb ? -1 : pa > pb;
 }

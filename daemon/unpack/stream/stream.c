@@ -445,8 +445,8 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int add_thread(struct stream *s, void (*what)(struct stream *), const char *name,
-	struct banger_error *err)
+static int add_thread(
+	struct stream *s, void (*what)(struct stream *), const char *name, struct banger_error *err)
 {
 	struct start *start = malloc(sizeof(*start));
 

@@ -66,7 +66,7 @@ struct tar_reader {
 	const uint8_t *at; /* what is left of the stream's present piece */
 	size_t left;
 	uint64_t position;
-	bool whole;	 /* see tar_new() */
+	bool whole;      /* see tar_new() */
 	bool ended, any; /* any: a header was good */
 
 	struct tar_member member;

@@ -49,8 +49,7 @@ struct tar_reader;
 
 /* Reads one blob of the stream, which has been begun. whole: something else says whether it is all
  * there (a digest), so neither an end mark nor any member is required. */
-int tar_new(
-	struct stream *stream, bool whole, struct tar_reader **ret, struct banger_error *err);
+int tar_new(struct stream *stream, bool whole, struct tar_reader **ret, struct banger_error *err);
 void tar_freep(struct tar_reader **t);
 #define _cleanup_tar_ _cleanup_(tar_freep)
 

@@ -25,6 +25,7 @@
 
 #define MEMORY (INT64_C(768) << 20)
 #define CPU_SECONDS 3600
+#define TICK_MS 500 /* progress is told so often at least */
 #define STALL_MS 300000
 #define HEADROOM (INT64_C(64) << 20)
 #define HEADROOM_PERCENT 10
@@ -340,13 +341,19 @@ static int child_listen(struct child *c, const struct unpack_options *o, struct 
 		if (moved)
 			last = now;
 		int64_t left = last + stall_us - now;
-		int n = left <= 0 ? 0 : poll(p, 4, moved ? -1 : (left + 999) / 1000), r = 0;
+		int wait = moved || left > TICK_MS * 1000 ? TICK_MS : (int)((left + 999) / 1000);
+		int n = left <= 0 ? 0 : poll(p, 4, wait), r = 0;
 		if (n < 0 && errno != EINTR)
 			return banger_error_set_errno(err, errno, "cannot wait for banger-unpack");
 		if (n < 0)
 			continue;
-		if (n == 0)
+		if (n == 0 && !moved && left <= TICK_MS * 1000)
 			return stalled(c, stall_us, err);
+		if (n == 0) { /* what is waited for may have come nearer */
+			if (o->progress)
+				o->progress(o->arg, &c->progress);
+			continue;
+		}
 		if (p[1].revents)
 			return banger_error_set(err, BANGER_CANCELLED, "unpacking was cancelled");
 		if (p[3].revents)

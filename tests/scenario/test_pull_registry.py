@@ -946,6 +946,30 @@ def test_detached(served, host):
     pulls.assert_tree(banger, 'it', served.tree)
 
 
+def test_begin_status_cancel(served, host):
+    """The three calls of a long operation, by its op_id."""
+    banger = host(fetch_stall_ms=30_000)
+    go = threading.Event()
+    served.server.on(f'GET .*{served.blob}', gated(go, 1_000_000))
+    op_id = banger.call('image.pull.begin', {'source': served.reference, 'name': 'it'})['op_id']
+    until(lambda: served.gets() and served.gets()[0].sent >= 1_000_000, 'the transfer')
+    shown = until(lambda: [s for s in [banger.call('image.pull.status', {'op_id': op_id})] if s['op'].get('progress', {}).get('fetched')], 'progress')[0]
+    assert shown['op']['outcome'] == 'running' and 'image' not in shown
+    [layer] = shown['op']['progress']['layers']
+    assert layer['digest'] == served.blob and layer['size'] == served.size
+    banger.call('image.pull.cancel', {'op_id': op_id})
+    until(lambda: not running(banger), 'the pull to end')
+    go.set()
+    status = banger.call('image.pull.status', {'op_id': op_id})
+    assert status['op']['code'] == 'cancelled' and 'image' not in status
+    op_id = banger.call('image.pull.begin', {'source': served.reference, 'name': 'it'})['op_id']
+    status = until(lambda: [s for s in [banger.call('image.pull.status', {'op_id': op_id})] if s['op']['outcome'] != 'running'], 'the end', 30)[0]
+    assert status['op']['outcome'] == 'completed' and status['image']['name'] == 'it' and status['image']['op_id'] == op_id
+    with banger.wire() as client:
+        for method in ('image.pull.status', 'image.pull.cancel'):
+            assert client.reply(method, {'op_id': 'op-000000000000'})['error']['code'] == 'not_found'
+
+
 @pytest.mark.parametrize('how', ['stop', 'kill'])
 def test_daemon_restarts(served, host, how):
     """The partial blob outlives the daemon; its digest is computed anew."""

@@ -106,8 +106,10 @@ struct unpack_result {
 	int64_t ignored_xattrs; /* attributes that no Linux filesystem could have had */
 	int64_t read;           /* bytes of the stream */
 	char uuid[33];          /* hex digits */
-	bool kept;              /* keep_fd is such a clone; else the filesystem cannot */
-	bool shared;            /* what came from from_fd was cloned, and not copied */
+	/* keep_fd is such a clone and the records are whole; else they are of no use: the filesystem
+	 * cannot clone, or had no room. */
+	bool kept;
+	bool shared; /* what came from from_fd was cloned, and not copied */
 	int64_t work_seed_size, work_seed_inodes;
 };
 

@@ -157,6 +157,8 @@ def test_reused_where_blocks_are_shared(base):
         told = first.unpack(disk / 'first', f'keep={disk}/kept', 'mountpoints=1', record=disk / 'records')
         assert told['kept']
         assert SECRET not in (disk / 'first').read_bytes()
+        # A record that cannot be written costs only the record.
+        assert not drive(disk / 'full', f'keep={disk}/kept0', f'{first.files[0]},record=/dev/full')['kept']
         fresh = other.unpack(disk / 'fresh', 'mountpoints=1')
         for k in (1, 2, 3):
             again = other.unpack(disk / 'again', f'from={disk}/kept', 'mountpoints=1', replay=disk / 'records', first=k)

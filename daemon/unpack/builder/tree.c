@@ -229,6 +229,7 @@ void ext4_builder_freep(struct ext4_builder **pb)
 
 	if (!b)
 		return;
+	record_drop(b);
 	writer_freep(&b->writer);
 	if (b->fs)
 		ext2fs_free(b->fs);

@@ -31,6 +31,7 @@ struct program {
 	uint8_t chain[DIGEST_SHA256];
 	struct layer_counts counts; /* all layers */
 	struct ext4_builder_result result, home_result;
+	bool unrecorded; /* a record could not be written */
 	bool kept, shared;
 	int64_t last_progress;
 };

@@ -58,6 +58,17 @@ static int apply(
 	return r < 0 ? r : layer_apply(tar, p->builder, &o, counts, err);
 }
 
+/* A record is for another time, and this image does not need it. */
+static void end_record(struct program *p, const struct layer_counts *before)
+{
+	const struct record_counts counts = {.members = p->counts.members - before->members,
+		.ignored_xattrs = p->counts.ignored_xattrs - before->ignored_xattrs};
+	struct banger_error err;
+
+	if (record_end(p->builder, &counts, &err) < 0)
+		p->unrecorded = true;
+}
+
 static int apply_layer(struct program *p, const struct stream_blob *blob, struct banger_error *err)
 {
 	const struct layer_counts before = p->counts;
@@ -69,11 +80,8 @@ static int apply_layer(struct program *p, const struct stream_blob *blob, struct
 	}
 	if (r == 0)
 		r = apply(p, true, &p->counts, err);
-	if (r == 0 && blob->record_fd >= 0) {
-		const struct record_counts counts = {.members = p->counts.members - before.members,
-			.ignored_xattrs = p->counts.ignored_xattrs - before.ignored_xattrs};
-		r = record_end(p->builder, &counts, err);
-	}
+	if (r == 0 && blob->record_fd >= 0)
+		end_record(p, &before);
 	if (blob->record_fd >= 0)
 		close(blob->record_fd);
 	return r;
@@ -170,13 +178,14 @@ static int make_mountpoints(struct program *p, struct banger_error *err)
 
 /* ---- the end */
 
-/* To keep it is for another time: this image does not need it, so it is not lost with it. What is
- * wrong with the image's own file is heard of again when it is finished. */
+/* As with the records. What is wrong with the image's own file is heard of again when it is
+ * finished. */
 static void keep_content(struct program *p)
 {
 	struct banger_error err;
 
-	p->kept = p->keep && ext4_builder_give_content(p->builder, UNPACK_FD_KEEP, &err) == 0;
+	p->kept = p->keep && !p->unrecorded &&
+		  ext4_builder_give_content(p->builder, UNPACK_FD_KEEP, &err) == 0;
 }
 
 static int make_home(struct program *p, struct banger_error *err)

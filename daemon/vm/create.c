@@ -48,9 +48,9 @@ static int check_publish(
 		return r;
 	if (!c->network)
 		row->network = BANGER_NETWORK_USER;
-	if (row->network != BANGER_NETWORK_USER)
+	if (row->network == BANGER_NETWORK_NONE)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"ports can be published with \"network\" user alone");
+			"ports can be published with \"network\" user or bridge");
 	return publish_to_text(&p, &row->publish) < 0 ? banger_error_oom(err) : 0;
 }
 

@@ -19,6 +19,7 @@
 #include <banger/log.h>
 #include "vm/initrd.h"
 #include "vm/internal.h"
+#include "vm/net.h"
 
 #define STOP_DEFAULT_MS 30000
 
@@ -42,6 +43,7 @@ struct boot {
 	struct banger_image image;
 	struct banger_kernel kernel;
 	struct publish publish;
+	struct vm_net net; /* on a bridge */
 	struct disks disks;
 	int kernel_fd, initrd_fd;
 	enum vm_accel accel;
@@ -51,6 +53,7 @@ struct boot {
 static void boot_done(struct boot *b)
 {
 	disks_done(&b->disks);
+	vm_net_done(&b->net);
 	banger_closep(&b->kernel_fd);
 	banger_closep(&b->initrd_fd);
 	banger_vm_done(&b->row);
@@ -85,16 +88,18 @@ static int open_parts(struct boot *b, struct banger_error *err)
 	return r;
 }
 
-static int check_network(struct boot *b, struct banger_error *err)
+static int make_network(struct boot *b, struct banger_error *err)
 {
-	if (b->row.network == BANGER_NETWORK_BRIDGE)
-		return banger_error_set(err, BANGER_UNSUPPORTED,
-			"a bridge needs banger-helper, which cannot be reached");
 	if (b->row.registry != BANGER_REGISTRY_NONE)
 		return banger_error_set(err, BANGER_UNSUPPORTED,
 			"the registry cannot be shared with VMs here: there is no virtiofsd");
 	int r = publish_from_text(b->row.publish, &b->publish, err);
-	return r == 0 ? publish_check(&b->publish, err) : r;
+	if (r == 0 && b->row.network == BANGER_NETWORK_USER)
+		r = publish_check(&b->publish, err);
+	if (r == 0 && b->row.network == BANGER_NETWORK_BRIDGE)
+		r = vm_net_bridge(b->vm->service->deps.config, b->row.id, b->publish.v,
+			b->publish.n, &b->net, err);
+	return r;
 }
 
 static void add_word(struct boot *b, const char *fmt, ...) _printf_(2, 3);
@@ -131,6 +136,8 @@ static void make_append(struct boot *b)
 		add_word(b, " banger.init=image");
 	if (b->row.network == BANGER_NETWORK_USER)
 		add_word(b, " banger.ip=10.0.2.15/24,10.0.2.2,10.0.2.3");
+	if (b->net.tap_fd >= 0)
+		add_word(b, " banger.ip=%s", b->net.ip);
 }
 
 static void note_start(void *arg, struct banger_vm *row)
@@ -176,7 +183,7 @@ static int start_vmm(struct boot *b, struct vmm *ret, struct banger_error *err)
 		.durable = !b->row.transient,
 		.tied = b->row.transient,
 		.network = b->row.network != BANGER_NETWORK_NONE,
-		.tap_fd = -1,
+		.tap_fd = b->net.tap_fd,
 		.publish = b->publish.v,
 		.n_publish = b->publish.n,
 		.born = on_born,
@@ -185,6 +192,8 @@ static int start_vmm(struct boot *b, struct vmm *ret, struct banger_error *err)
 
 	snprintf(spec.mac, sizeof(spec.mac), "52:54:00:%.2s:%.2s:%.2s", b->row.id, b->row.id + 2,
 		b->row.id + 4);
+	if (b->net.tap_fd >= 0)
+		strcpy(spec.mac, b->net.mac);
 	int r = s->driver->start(s->deps.config, &spec, ret, err);
 	if (r == 0)
 		log_info("VM started", KV_S("vm", b->row.name), KV_S("image", b->image.name),
@@ -233,16 +242,16 @@ int vm_attach(struct vm *vm, const struct vmm *vmm, bool found, struct machine *
 	return 0;
 }
 
-/* The VMM ended while somebody waited for the agent: how, as the transition says it. */
-static int tell_end(struct vm *vm, struct machine *m, struct banger_error *err)
+/* The VMM ended while somebody waited for the agent: how, as the transition says it. r: what the wait gave. */
+static int tell_end(struct vm *vm, struct machine *m, int r, struct banger_error *err)
 {
 	_cleanup_vm_ struct banger_vm row = {0};
 
 	if (machine_wait(m, VM_END_MS, -1, NULL) < 0 || vm_copy(vm, &row, NULL) < 0)
-		return -EHOSTDOWN;
+		return r;
 	if (row.failure)
-		return banger_error_set(err, BANGER_UNAVAILABLE, "VM \"%s\" failed: %s", row.name,
-			row.failure);
+		return banger_error_set(err, banger_code_from_errno(r), "VM \"%s\" failed: %s",
+			row.name, row.failure);
 	return banger_error_set(err, BANGER_CANCELLED, "VM \"%s\" was ended while it started (by %s)",
 		row.name, row.op_id);
 }
@@ -265,11 +274,9 @@ static int wait_agent(
 	if (r == 0)
 		return 0;
 	if (r == -EHOSTDOWN)
-		return tell_end(vm, m, err);
+		return tell_end(vm, m, r, err);
 	vm_end(vm, r == -ECANCELED ? "its start was cancelled" : err->message, NULL);
-	if (r == -ETIMEDOUT || r == -EUCLEAN)
-		tell_end(vm, m, err);
-	return r;
+	return r == -ETIMEDOUT || r == -EUCLEAN ? tell_end(vm, m, r, err) : r;
 }
 
 int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error *err)
@@ -277,6 +284,7 @@ int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error
 	_cleanup_(boot_done) struct boot b = {.vm = vm,
 		.kernel_fd = -1,
 		.initrd_fd = -1,
+		.net = VM_NET_NONE,
 		.disks = {.root_fd = -1, .base_fd = -1, .work_fd = -1}};
 	_cleanup_machine_ struct machine *m = NULL;
 	struct vmm vmm = {.pidfd = -1, .port = -1};
@@ -286,7 +294,7 @@ int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error
 		r = find_parts(&b, err);
 	if (r == 0) {
 		vm_progress(op, "network", b.row.name);
-		r = check_network(&b, err);
+		r = make_network(&b, err);
 	}
 	if (r == 0)
 		r = open_parts(&b, err);

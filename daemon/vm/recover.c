@@ -19,6 +19,7 @@
 #include <banger/log.h>
 #include "vm/console.h"
 #include "vm/internal.h"
+#include "vm/net.h"
 #include "vm/recover.h"
 
 int64_t recover_parse_stat(const char *text)
@@ -252,5 +253,9 @@ int vm_service_recover(struct vm_service *s, struct banger_error *err)
 	/* Nobody else is here yet; what machines do to a VM does not change the list. */
 	for (struct vm *v = s->vms; v && r == 0; v = v->next)
 		r = recover_one(v, err);
-	return r == 0 ? sweep(s, err) : r;
+	if (r == 0)
+		r = sweep(s, err);
+	if (r == 0)
+		vm_net_cleanup(s->deps.config, NULL);
+	return r;
 }

@@ -9,6 +9,8 @@
 #include "vm/command.h"
 #include "vm/create.h"
 
+#define READY_US 10000000
+
 static int run_command(struct vm *vm, struct machine *m, struct operation *op,
 	const struct vm_exec *x, const char *config, struct session_result *ret,
 	struct banger_error *err)
@@ -77,6 +79,10 @@ int vm_service_exec(struct vm_service *s, struct operation *op, const char *word
 		r = vm_copy(vm, &row, err);
 	if (r == 0)
 		r = d->image_find(d->images, row.image_id, BANGER_PUBLISHED, &image, err);
+	/* After a restart of the daemon or of the agent it may take a moment. */
+	if (r == 0)
+		r = session_wait_ready(machine_session(m), banger_monotonic_us() + READY_US,
+			operation_cancel_fd(op), err);
 	if (r == 0)
 		r = run_command(vm, m, op, x, image.config, &result, err);
 	if (r < 0) {
@@ -98,7 +104,10 @@ static int carry_files(struct vm_service *s, struct operation *op, const char *w
 	int r = find_running(s, word, &vm, &m, err);
 	if (r < 0)
 		return r;
-	r = how(machine_session(m), path, fd, operation_cancel_fd(op), err);
+	r = session_wait_ready(machine_session(m), banger_monotonic_us() + READY_US,
+		operation_cancel_fd(op), err);
+	if (r == 0)
+		r = how(machine_session(m), path, fd, operation_cancel_fd(op), err);
 	if (r < 0)
 		banger_error_prefix(err, "VM \"%s\"", vm->name);
 	return r;

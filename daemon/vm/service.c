@@ -4,6 +4,7 @@
 #include <string.h>
 #include <banger/log.h>
 #include "vm/internal.h"
+#include "vm/net.h"
 
 #define LEAVE_MS 5000
 
@@ -155,7 +156,7 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 {
 	struct banger_error err = {0};
 	struct accel_verdict v;
-	char version[64] = "", detail[512];
+	char version[64] = "", detail[512], advice[512];
 
 	if (s->driver->version(s->deps.config, version, sizeof(version), &err) < 0)
 		report(arg, "qemu", false, err.message, "apt-get install qemu-system-x86");
@@ -169,4 +170,7 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 	snprintf(detail, sizeof(detail), "%s%s", v.reason,
 		v.kvm == ACCEL_NO ? "; VMs run under TCG" : "");
 	report(arg, "kvm", v.kvm != ACCEL_NO, detail, v.kvm == ACCEL_NO ? kvm_advice() : NULL);
+	bool bridge = vm_net_doctor(
+		s->deps.config, detail, sizeof(detail), advice, sizeof(advice));
+	report(arg, "bridge", bridge, detail, advice[0] ? advice : NULL);
 }

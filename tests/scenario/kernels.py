@@ -18,7 +18,8 @@ import harness
 
 PROGRAMS = ('sh', 'cat', 'echo', 'sleep', 'id', 'env', 'true', 'wc', 'head', 'uname', 'ls', 'mkdir', 'rm', 'seq',
             'sha256sum', 'kill', 'pwd', 'tr', 'yes', 'dd', 'stat', 'nproc', 'grep')
-MODULES = ('virtio', 'virtio_ring', 'virtio_mmio', 'virtio_blk', 'virtio_console', 'ext4', 'jbd2', 'mbcache', 'crc16')
+MODULES = ('virtio', 'virtio_ring', 'virtio_mmio', 'virtio_blk', 'virtio_console', 'ext4', 'jbd2', 'mbcache', 'crc16',
+           'virtio_net', 'net_failover', 'failover')
 
 
 def find_deb(cache):

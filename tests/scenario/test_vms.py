@@ -38,9 +38,9 @@ def host(banger, small, root):
         call(banger, 'vm.rm', vm=vm['name'], force=True)
 
 
-def call(host, method, op_id=None, fds=(), **params):
+def call(host, method, fds=(), **params):
     with host.wire(timeout=WAIT) as client:
-        return client.call(method, params, op_id, fds)
+        return client.call(method, params, None, fds)
 
 
 def create(host, name='a', **params):
@@ -300,7 +300,7 @@ def test_pid_of_somebody_else(host):
     ({'disk': 1 << 60}, 'bad_request', 'at most'),
     ({'network': 'wifi'}, 'bad_request', 'one of none, user, bridge'),
     ({'publish': ['80']}, 'bad_request', 'published port'),
-    ({'publish': ['80:80'], 'network': 'none'}, 'bad_request', 'user alone'),
+    ({'publish': ['80:80'], 'network': 'none'}, 'bad_request', 'user or bridge'),
     ({'work_disk': 'new'}, 'incomplete', 'work-seed.ext4'),
     ({'accel': 'warp'}, 'bad_request', 'auto, kvm, tcg'),
 ])

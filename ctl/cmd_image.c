@@ -604,7 +604,7 @@ const struct cli_command cmd_image_commands[] = {
 			{"name", 'n', CLI_TEXT, "NAME", "The new image's name", .required = true},
 			{"format", 0, CLI_CHOICE, "FORMAT",
 				"raw (ext4), tar, bundle, qcow2, or auto: found by looking at it "
-				"(default)",
+				"(default; a bundle that other programs made must be named)",
 				.choices = formats},
 			{"size", 0, CLI_SIZE, "SIZE",
 				"Size of the filesystem made of a tarball or a tree (default: as "

@@ -66,6 +66,8 @@ static int64_t find_lines(int fd, int64_t lines)
 	if (fstat(fd, &st) < 0 || lines < 0)
 		return 0;
 	int64_t at = st.st_size;
+	if (lines == 0)
+		return at;
 	while (at > 0) {
 		size_t want = at < (int64_t)sizeof(piece) ? (size_t)at : sizeof(piece);
 		if (pread(fd, piece, want, at - (int64_t)want) != (ssize_t)want)

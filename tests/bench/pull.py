@@ -209,7 +209,7 @@ def line(label, values, ours=None, want=''):
     spread = f'{min(values):.2f}–{max(values):.2f}' if len(values) > 1 else ''
     ratio = f'{middle / ours:.2f}' if ours else ''
     print(''.join(str(c).rjust(w) if i else str(c).ljust(w)
-                  for i, (c, w) in enumerate(zip((label, number(middle), spread, ratio, want), (36, 9, 16, 9, 20)))), flush=True)
+                  for i, (c, w) in enumerate(zip((label, number(middle), spread, ratio, want), (36, 9, 16, 9, 32)))), flush=True)
     return middle
 
 

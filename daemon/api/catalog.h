@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What joins the catalogs to the image service. */
+/* Catalogs and bundles: what joins them to the image service, and handlers of the one table (catalog.c). */
 #ifndef BANGER_API_CATALOG_H
 #define BANGER_API_CATALOG_H
 
@@ -10,5 +10,9 @@
  * is not held is pulled too, if a catalog has it; if none has, the image is bound to no kernel, with a warning. */
 int api_fetch_bundle(const struct api *api, struct operation *op, const struct image_pull *in,
 	int dir_fd, struct image_pulled *ret, struct banger_error *err);
+
+int api_kernel_pull(void *ctx, struct rpc_call *call, struct banger_error *err);  /* bundle.c */
+int api_image_export(void *ctx, struct rpc_call *call, struct banger_error *err); /* bundle.c */
+int api_image_prune(void *ctx, struct rpc_call *call, struct banger_error *err);  /* prune.c */
 
 #endif

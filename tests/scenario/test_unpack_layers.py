@@ -208,6 +208,7 @@ def test_reused_by_copying(base):
 
 # ---- sizes
 
+@pytest.mark.slow
 def test_a_thousand_layers(base):
     tars = [archive(member(f'f{i}', b'%d' % i), *([member(f'.wh.f{i - 1}')] if i % 2 else [])) for i in range(1000)]
     told = Stack(base / 's', *tars).unpack(base / 'it.ext4')
@@ -247,6 +248,7 @@ def test_memory(base):
     assert digest(base / 'it.ext4') == digest(base / 'again.ext4')
 
 
+@pytest.mark.slow
 def test_repeated_whiteouts_take_no_time(base):
     """Each directory is walked once in a layer, however often it is hidden."""
     names = [member(f'd/{i}') for i in range(30_000)]
@@ -279,7 +281,7 @@ def test_cancelled_and_stalled(base):
     told = stack.unpack(base / 'it.ext4', 'grow=1', 'delay=100000', 'cancel=300', check=False)
     assert told['code'] == 'cancelled'
     # Waiting for a blob is not standing still.
-    told = stack.unpack(base / 'it.ext4', f'grow={MIB}', 'delay=400000', 'stall=200')
+    told = stack.unpack(base / 'it.ext4', f'grow={MIB}', 'delay=1500000', 'stall=1000')
     assert told.ok
 
 
@@ -290,6 +292,7 @@ ALLOWED = set('''read write pread64 pwrite64 lseek fallocate ftruncate close pol
 REFUSED = set('sysinfo sched_getaffinity prctl getuid geteuid getgid getegid getrandom'.split())
 
 
+@pytest.mark.slow
 @pytest.mark.needs('strace')
 def test_system_calls(base):
     """In its sandbox it makes no call but those that it needs."""

@@ -753,7 +753,8 @@ struct arrival {
 	_Atomic int64_t have;
 	int64_t total, step;
 	int64_t sizes[LAYERS_MAX];
-	int fail_at; /* layer; -1: none */
+	int fail_at;   /* layer; -1: none */
+	int64_t pause; /* microseconds, halfway */
 };
 
 static int64_t arrived(void *arg, size_t layer, struct banger_error *err)
@@ -773,16 +774,22 @@ static void *bring(void *arg)
 	struct arrival *a = arg;
 
 	while (atomic_load(&a->have) < a->total) {
-		usleep(200);
+		bool halfway = a->pause > 0 && atomic_load(&a->have) > a->total / 2;
+		usleep(200 + (halfway ? a->pause : 0));
+		if (halfway)
+			a->pause = 0;
 		atomic_fetch_add(&a->have, a->step);
 		(void)!write(a->notify, &(uint64_t){1}, 8);
 	}
 	return NULL;
 }
 
-static int run_growing(struct run *r, int64_t step, int fail_at)
+static int run_growing(struct run *r, int64_t step, int fail_at, int64_t pause)
 {
-	struct arrival a = {.notify = eventfd(0, EFD_CLOEXEC), .step = step, .fail_at = fail_at};
+	struct arrival a = {.notify = eventfd(0, EFD_CLOEXEC),
+		.step = step,
+		.fail_at = fail_at,
+		.pause = pause};
 	pthread_t t;
 
 	r->o.notify_fd = a.notify;
@@ -808,7 +815,7 @@ static void growing(void **state)
 	for (size_t i = 0; i < ELEMENTSOF(steps); i++) {
 		begin(&r);
 		add_stack(&r, "top=1");
-		if (run_growing(&r, steps[i], -1) < 0)
+		if (run_growing(&r, steps[i], -1, 0) < 0)
 			fail_msg("by %lld: %s", (long long)steps[i], r.err.message);
 		assert_same_bytes(whole.im.fd, r.im.fd);
 		done(&r);
@@ -816,13 +823,13 @@ static void growing(void **state)
 	/* Waiting for more is not standing still. */
 	begin(&r);
 	add_stack(&r, "top=1");
-	r.o.stall_ms = 100;
-	assert_int_equal(run_growing(&r, 2000, -1), 0);
+	r.o.stall_ms = 1000;
+	assert_int_equal(run_growing(&r, 100000, -1, 1500000), 0);
 	done(&r);
 	/* It will not come. */
 	begin(&r);
 	add_stack(&r, "top=1");
-	assert_int_equal(run_growing(&r, 65536, 2), -EHOSTDOWN);
+	assert_int_equal(run_growing(&r, 65536, 2, 0), -EHOSTDOWN);
 	assert_non_null(strstr(r.err.message, "layer 3 of 4 (sha256:some): the registry is gone"));
 	assert_int_equal(r.failure.layer, 2);
 	done(&r);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include "content/content.h"
 #include "follow.h"
+#include "loop.h"
 
+#define LOOK_US 500     /* before going to sleep */
 #define SHOWN_MS 5000   /* at most until the model shows a change that was made */
 #define CONTENT_MS 2000 /* and until rootfs/ does */
 
@@ -68,28 +70,50 @@ int attempt_refuse_errno(struct attempt *a, int errnum, const char *fmt, ...)
 	return banger_error_set_errno(&a->err, errnum, "%s", text);
 }
 
+/* The answer to most changes comes within the time of a commit: too soon to sleep, or to have another thread take
+ * this one's place at the device. */
+static void await(void *left, int fd)
+{
+	if (!banger_look(fd, LOOK_US))
+		*(struct loop_worker **)left = loop_leave();
+}
+
 int attempt_ask(struct attempt *a, const char *method, struct json_object *params,
 	struct json_object **ret_result, int *ret_fd)
 {
+	_cleanup_(loop_return) struct loop_worker *left = NULL;
+
 	if (!params)
 		return banger_error_oom(&a->err);
 	return calls_ask(a->fs->calls,
-		&(struct call){
-			.method = method, .params = params, .actor = &a->actor, .ret_fd = ret_fd},
+		&(struct call){.method = method,
+			.params = params,
+			.actor = &a->actor,
+			.ret_fd = ret_fd,
+			.wait = await,
+			.arg = &left},
 		ret_result, &a->heard, &a->err);
+}
+
+static int wait_long(struct attempt *a, int64_t generation)
+{
+	LOOP_MAY_WAIT();
+	return model_wait(a->fs->model, generation, SHOWN_MS);
 }
 
 static void wait_shown(struct attempt *a, int64_t generation, bool published)
 {
 	if (generation < 0)
 		return;
-	if (model_wait(a->fs->model, generation, SHOWN_MS) < 0)
+	if (model_generation(a->fs->model) < generation && wait_long(a, generation) < 0)
 		log_warn("a change was made but is not shown yet", KV_S("method", a->method));
 	if (!published)
 		return;
 	pthread_rwlock_rdlock(&a->fs->content_lock);
-	if (a->fs->content)
+	if (a->fs->content && !content_look(a->fs->content, generation, LOOK_US)) {
+		LOOP_MAY_WAIT();
 		content_wait(a->fs->content, generation, CONTENT_MS);
+	}
 	pthread_rwlock_unlock(&a->fs->content_lock);
 }
 

@@ -163,6 +163,7 @@ static int ask(struct banger_client *client, const struct call *call,
 
 	setsockopt(banger_client_fd(client), SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
 	banger_client_set_actor(client, call->actor);
+	banger_client_set_waiter(client, call->wait, call->arg);
 	int r = banger_client_call_fds(client, call->method, json_object_get(call->params), NULL, 0,
 		ret_result, &fd, &nfds, &e);
 	/* UNAVAILABLE and TIMEOUT are what the client says of a connection that broke or stays

@@ -22,6 +22,9 @@ struct call {
 	const struct banger_actor *actor; /* NULL: none */
 	int *ret_fd;    /* a descriptor that must come with the reply; NULL: none */
 	int timeout_ms; /* 0: as long as it takes */
+	/* banger_client_set_waiter(); may be NULL */
+	void (*wait)(void *arg, int fd);
+	void *arg;
 };
 /* Ask, under the thread's current op_id. A connection that went stale while it was idle is
  * replaced; UNAVAILABLE at once when nobody listens. *ret_heard: an answer came (so the daemon

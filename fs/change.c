@@ -115,13 +115,22 @@ static struct change *next_waiting(struct changes *s)
 	return c;
 }
 
+static bool is_of_registry(const struct change *c)
+{
+	return c->run == registry_mkdir || c->run == registry_rmdir || c->run == change_rename;
+}
+
 static void run_on(struct changes *s, struct change *c)
 {
-	LOOP_MAY_WAIT();
+	_cleanup_(loop_return) struct loop_worker *left = NULL;
+
 	pthread_mutex_lock(&s->lock);
 	while (c) {
 		enter(s, c);
 		pthread_mutex_unlock(&s->lock);
+		/* A change of the registry alone leaves its place when it is found to take long. */
+		if (!left && !is_of_registry(c))
+			left = loop_leave();
 		c->run(c);
 		pthread_mutex_lock(&s->lock);
 		leave(s, c);
@@ -130,6 +139,7 @@ static void run_on(struct changes *s, struct change *c)
 	}
 	s->nrunning--;
 	pthread_mutex_unlock(&s->lock);
+	loop_look_next();
 }
 
 void change_submit(struct change *c)

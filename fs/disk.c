@@ -11,8 +11,29 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+/* A VM's files change as long as it runs, as a draft's do; nobody but the daemon writes them. */
+static int disk_of_vm(struct fs *fs, uint64_t owner, struct disk *ret)
+{
+	struct disk d = {.other_fd = -1, .draft = true};
+
+	{
+		MODEL_READ(fs->model);
+		const struct model_vm *v = model_vm(fs->model, node_number(owner));
+
+		if (!v)
+			return -ENOENT;
+		strcpy(d.id, v->id);
+	}
+	d.directories = fs_directories(fs);
+	d.fd = d.directories->fd[DIRECTORY_VMS];
+	*ret = d;
+	return 0;
+}
+
 int disk_of(struct fs *fs, uint64_t owner, struct disk *ret)
 {
+	if (node_kind(owner) == NODE_VM)
+		return disk_of_vm(fs, owner, ret);
 	struct disk d = {.other_fd = -1};
 	bool kernel = node_kind(owner) == NODE_KERNEL;
 

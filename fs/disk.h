@@ -23,7 +23,7 @@ static inline void disk_done(struct disk *d)
 }
 #define _cleanup_disk_ _cleanup_(disk_done)
 
-/* owner: a NODE_IMAGE or NODE_KERNEL. -ENOENT: it was deleted. */
+/* owner: a NODE_IMAGE, NODE_KERNEL or NODE_VM. -ENOENT: it was deleted. */
 int disk_of(struct fs *fs, uint64_t owner, struct disk *ret);
 
 /* path is relative to the image's (kernel's) directory; "" is that itself. A symlink is not

@@ -51,6 +51,7 @@ static uint64_t node_of_dir(enum model_dir dir)
 		[MODEL_BY_ID] = FIXED_BY_ID,
 		[MODEL_KERNELS] = FIXED_KERNELS,
 		[MODEL_OPS] = FIXED_OPS,
+		[MODEL_VMS] = FIXED_VMS,
 	};
 	return nodes[dir];
 }

@@ -167,6 +167,14 @@ static void kernel_path(struct fs *fs, uint64_t number, char *buf, size_t size)
 	snprintf(buf, size, "/kernels/%s", k ? k->k.name : "(deleted)");
 }
 
+static void vm_path(struct fs *fs, uint64_t number, char *buf, size_t size)
+{
+	MODEL_READ(fs->model);
+	const struct model_vm *v = model_vm(fs->model, number);
+
+	snprintf(buf, size, "/vms/%s", v ? v->name : "(removed)");
+}
+
 static void op_path(struct fs *fs, uint64_t number, char *buf, size_t size)
 {
 	MODEL_READ(fs->model);
@@ -210,6 +218,10 @@ static void node_path(struct fs *fs, uint64_t node, char *buf, size_t size)
 	case NODE_KERNEL_JSON:
 		kernel_path(fs, number, buf, size);
 		break;
+	case NODE_VM:
+	case NODE_VM_JSON:
+		vm_path(fs, number, buf, size);
+		break;
 	case NODE_OP:
 		op_path(fs, number, buf, size);
 		break;
@@ -221,6 +233,8 @@ static void node_path(struct fs *fs, uint64_t node, char *buf, size_t size)
 		snprintf(buf + n, size - n, "/image.json");
 	else if (node_kind(node) == NODE_KERNEL_JSON)
 		snprintf(buf + n, size - n, "/kernel.json");
+	else if (node_kind(node) == NODE_VM_JSON)
+		snprintf(buf + n, size - n, "/vm.json");
 }
 
 void fs_path(struct fs *fs, uint64_t node, const char *name, char *buf, size_t size)

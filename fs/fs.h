@@ -29,7 +29,7 @@
 
 #define FS_FOREVER 1e9          /* seconds: until we say otherwise */
 #define FS_BUFFER (1024 * 1024) /* largest read and write */
-#define FS_DIRECTORIES 3        /* that registry.watch hands over */
+#define FS_DIRECTORIES 4        /* that registry.watch hands over */
 
 struct events;
 struct follow;
@@ -41,7 +41,7 @@ struct directories {
 	atomic_uint refs;
 	int fd[FS_DIRECTORIES]; /* by enum directory */
 };
-enum directory { DIRECTORY_IMAGES, DIRECTORY_DRAFTS, DIRECTORY_KERNELS };
+enum directory { DIRECTORY_IMAGES, DIRECTORY_DRAFTS, DIRECTORY_KERNELS, DIRECTORY_VMS };
 
 struct fs {
 	struct fuse_session *session;

@@ -24,12 +24,14 @@
  * that, also when one thread has met an error that the others do not see.
  */
 #include "loop.h"
+#include <banger/client.h>
 #include <linux/fuse.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 
 #define IDLE_S 30
+#define LOOK_US 150
 #define ACTIVE_MAX 4
 #define KEPT 4 /* threads that are never let go */
 #define POKE_MS 20
@@ -42,6 +44,7 @@ struct loop_worker {
 	pthread_t thread;
 	atomic_bool receiving;
 	/* This thread's own: */
+	bool look; /* before it sleeps */
 	bool left; /* its handler has handed its place on */
 	pid_t caller;
 	int busy;
@@ -218,6 +221,9 @@ static void end(struct loop *l, int error)
 static bool serve_one(struct loop *l, struct loop_worker *w, bool *ret_served)
 {
 	*ret_served = false;
+	if (w->look && !fuse_session_exited(l->session))
+		(void)banger_look(fuse_session_fd(l->session), LOOK_US);
+	w->look = false;
 	atomic_store(&w->receiving, true);
 	int r = fuse_session_exited(l->session) ? 0 : fuse_session_receive_buf(l->session, &w->buf);
 	atomic_store(&w->receiving, false);
@@ -272,6 +278,12 @@ static void *work(void *arg)
 	free(w->buf.mem);
 	retire(l, w);
 	return NULL;
+}
+
+void loop_look_next(void)
+{
+	if (self)
+		self->look = true;
 }
 
 struct loop_worker *loop_leave(void)

@@ -22,6 +22,9 @@ int loop_run(struct fuse_session *session, bool single);
 /* Make loop_run() return when what is being handled is done. Any thread, also before loop_run(). */
 void loop_end(struct fuse_session *session);
 
+/* Another request may follow soon: this thread shall look for it for a moment before it sleeps. */
+void loop_look_next(void);
+
 /* The handler on this thread may wait, until the end of the scope. Does nothing on other threads. */
 struct loop_worker;
 struct loop_worker *loop_leave(void);

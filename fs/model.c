@@ -69,11 +69,14 @@ void model_freep(struct model **p)
 		free(item);
 	for (n = 0; (item = slots_next(&m->ops, n, &n));)
 		free(item);
+	for (n = 0; (item = slots_next(&m->vms, n, &n));)
+		free(item);
 	for (n = 0; (item = slots_next(&m->kernels, n, &n)); free(item))
 		banger_kernel_done(&((struct model_kernel *)item)->k);
 	slots_done(&m->images);
 	slots_done(&m->ops);
 	slots_done(&m->kernels);
+	slots_done(&m->vms);
 	for (size_t i = 0; i < ELEMENTSOF(m->places); i++)
 		slots_done(&m->places[i]);
 	index_done(&m->by_id);
@@ -160,6 +163,22 @@ const struct model_kernel *model_kernel_named(const struct model *m, const char 
 	return NULL;
 }
 
+const struct model_vm *model_vm(const struct model *m, uint64_t number)
+{
+	return slots_get(&m->vms, number);
+}
+
+const struct model_vm *model_vm_named(const struct model *m, const char *name)
+{
+	const struct model_vm *v;
+	uint64_t n = 0;
+
+	while ((v = slots_next(&m->vms, n, &n)))
+		if (strcmp(v->name, name) == 0)
+			return v;
+	return NULL;
+}
+
 const struct model_op *model_op(const struct model *m, uint64_t number)
 {
 	return slots_get(&m->ops, number);
@@ -190,6 +209,8 @@ static const struct slots *slots_of(const struct model *m, enum model_dir dir)
 		return &m->images;
 	case MODEL_KERNELS:
 		return &m->kernels;
+	case MODEL_VMS:
+		return &m->vms;
 	default:
 		return &m->ops;
 	}
@@ -224,6 +245,11 @@ void model_mark_known(const struct model_image *i)
 void model_mark_kernel_known(const struct model_kernel *k)
 {
 	atomic_store_explicit((atomic_bool *)&k->known, true, memory_order_relaxed);
+}
+
+void model_mark_vm_known(const struct model_vm *v)
+{
+	atomic_store_explicit((atomic_bool *)&v->known, true, memory_order_relaxed);
 }
 
 void model_writer(struct model *m, uint64_t number, int delta)

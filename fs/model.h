@@ -20,7 +20,7 @@
 #include <time.h>
 #include "slots.h"
 
-enum model_dir { MODEL_DRAFTS, MODEL_IMAGES, MODEL_BY_ID, MODEL_KERNELS, MODEL_OPS, MODEL_DIRS };
+enum model_dir { MODEL_DRAFTS, MODEL_IMAGES, MODEL_BY_ID, MODEL_KERNELS, MODEL_OPS, MODEL_VMS, MODEL_DIRS };
 _Static_assert((int)MODEL_DRAFTS == BANGER_DRAFT && (int)MODEL_IMAGES == BANGER_PUBLISHED, "");
 
 /* What of an image comes over the wire, packed: compared as bytes. */
@@ -49,6 +49,16 @@ struct model_kernel {
 	uint64_t number, seen;
 	atomic_bool known;
 	struct banger_kernel k;
+};
+
+/* Replaced by each event; the number stays. */
+struct model_vm {
+	uint64_t number, seen;
+	atomic_bool known;
+	char id[BANGER_ID_LEN + 1], name[BANGER_NAME_MAX + 1], state[16];
+	int64_t created_us;
+	size_t len;
+	char text[]; /* vm.json */
 };
 
 struct model_op {
@@ -87,10 +97,12 @@ const struct model_image *model_image_named(
 const struct model_image *model_image_of_id(const struct model *m, uint64_t id);
 const struct model_kernel *model_kernel(const struct model *m, uint64_t number);
 const struct model_kernel *model_kernel_named(const struct model *m, const char *name);
+const struct model_vm *model_vm(const struct model *m, uint64_t number);
+const struct model_vm *model_vm_named(const struct model *m, const char *name);
 const struct model_op *model_op(const struct model *m, uint64_t number);
 const struct model_op *model_op_of_id(const struct model *m, const char *op_id);
 /* The next entry of a directory after place `after`, and its place; NULL at the end. IMAGES, DRAFTS
- * and BY_ID list model_image, KERNELS model_kernel, OPS model_op. */
+ * and BY_ID list model_image, KERNELS model_kernel, OPS model_op, VMS model_vm. */
 const void *model_next(
 	const struct model *m, enum model_dir dir, uint64_t after, uint64_t *ret_place);
 size_t model_count(const struct model *m, enum model_dir dir);
@@ -99,6 +111,7 @@ struct timespec model_changed(const struct model *m, enum model_dir dir);
 /* The kernel was given an entry for this name; called before the read lock is let go. */
 void model_mark_known(const struct model_image *i);
 void model_mark_kernel_known(const struct model_kernel *k);
+void model_mark_vm_known(const struct model_vm *v);
 /* A handle for writing in draft `number` was opened (+1) or closed (-1); takes the read lock. Wait
  * until there is none, for at most timeout_ms. */
 void model_writer(struct model *m, uint64_t number, int delta);
@@ -133,7 +146,7 @@ struct model_change {
  * that were marked known. */
 typedef void model_observer(void *arg, const struct model_change *c);
 
-/* Apply an event of the stream ("image", "kernel" or "op"; others are ignored). ours: a caller of
+/* Apply an event of the stream ("image", "kernel", "vm" or "op"; others are ignored). ours: a caller of
  * this mount asked for it, so the kernel moves its directory with the name. On failure (malformed,
  * no memory) nothing is changed. */
 int model_apply(struct model *m, struct json_object *event, bool ours, model_observer *tell,

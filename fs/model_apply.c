@@ -278,7 +278,7 @@ int model_batch_apply(struct model *m, struct model_batch *b, model_observer *te
 	return 0;
 }
 
-/* ---- kernels and operations */
+/* ---- kernels, VMs and operations */
 
 void model_kernel_remove(
 	struct model *m, const struct model_kernel *k, model_observer *tell, void *arg)
@@ -336,6 +336,82 @@ int model_kernel_put(struct model *m, struct json_object *o, model_observer *tel
 	if (r == 0)
 		model_touch(m, MODEL_KERNELS, tell, arg);
 	return r;
+}
+
+void model_vm_remove(struct model *m, const struct model_vm *v, model_observer *tell, void *arg)
+{
+	if (atomic_load(&v->known))
+		tell_of(tell, arg, CHANGE_ENTRY, MODEL_VMS, v->name);
+	slots_set(&m->vms, v->number, NULL);
+	model_touch(m, MODEL_VMS, tell, arg);
+	free((struct model_vm *)v);
+}
+
+static struct model_vm *vm_of_id(const struct model *m, const char *id)
+{
+	struct model_vm *v;
+	uint64_t n = 0;
+
+	while ((v = slots_next(&m->vms, n, &n)))
+		if (strcmp(v->id, id) == 0)
+			return v;
+	return NULL;
+}
+
+static int vm_pack(struct json_object *o, struct model_vm **ret, struct banger_error *err)
+{
+	const char *name = banger_json_str(o, "name"), *state = banger_json_str(o, "state"),
+		   *created = banger_json_str(o, "created");
+	const char *s = json_object_to_json_string_ext(o,
+		JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED | JSON_C_TO_STRING_NOSLASHESCAPE);
+	int64_t us;
+
+	if (!banger_name_valid(name) || !state || !created || banger_time_parse(created, &us) < 0)
+		return banger_error_set(err, BANGER_BAD_REQUEST, "malformed VM");
+	struct model_vm *v = s ? calloc(1, sizeof(*v) + strlen(s) + 2) : NULL;
+	if (!v)
+		return banger_error_oom(err);
+	strcpy(v->id, banger_json_str(o, "id"));
+	strcpy(v->name, name);
+	snprintf(v->state, sizeof(v->state), "%s", state);
+	v->created_us = us;
+	v->len = sprintf(v->text, "%s\n", s);
+	*ret = v;
+	return 0;
+}
+
+int model_vm_put(struct model *m, struct json_object *o, model_observer *tell, void *arg,
+	struct banger_error *err)
+{
+	const char *id = banger_json_str(o, "id"), *state = banger_json_str(o, "state");
+	struct model_vm *fresh = NULL;
+
+	if (!banger_id_valid(id))
+		return banger_error_set(err, BANGER_BAD_REQUEST, "malformed VM: \"id\"");
+	struct model_vm *old = vm_of_id(m, id);
+	if (state && strcmp(state, "removed") == 0) {
+		if (old)
+			model_vm_remove(m, old, tell, arg);
+		return 0;
+	}
+	int r = vm_pack(o, &fresh, err);
+	if (r < 0)
+		return r;
+	if (!old && slots_reserve(&m->vms, 1) < 0) {
+		free(fresh);
+		return banger_error_oom(err);
+	}
+	fresh->seen = m->snapshot;
+	if (old) { /* a VM keeps its name */
+		fresh->number = old->number;
+		atomic_store(&fresh->known, atomic_load(&old->known));
+		slots_set(&m->vms, fresh->number, fresh);
+		free(old);
+	} else {
+		fresh->number = slots_add(&m->vms, fresh);
+		model_touch(m, MODEL_VMS, tell, arg);
+	}
+	return 0;
 }
 
 static int op_pack(struct json_object *o, struct model_op **ret, struct banger_error *err)
@@ -431,6 +507,10 @@ int model_apply(struct model *m, struct json_object *event, bool ours, model_obs
 	} else if (kind && strcmp(kind, "kernel") == 0) {
 		model_write(m);
 		r = model_kernel_put(m, banger_json_get(event, "kernel"), tell, arg, err);
+		model_unwrite(m);
+	} else if (kind && strcmp(kind, "vm") == 0) {
+		model_write(m);
+		r = model_vm_put(m, banger_json_get(event, "vm"), tell, arg, err);
 		model_unwrite(m);
 	} else if (kind && strcmp(kind, "op") == 0) {
 		model_write(m);

@@ -8,7 +8,7 @@
 
 struct model {
 	pthread_rwlock_t lock; /* everything down to the blank line */
-	struct slots images, kernels, ops;
+	struct slots images, kernels, vms, ops;
 	struct slots places[2]; /* by enum banger_image_state */
 	struct index by_id, by_name, ops_by_id;
 	struct timespec changed[MODEL_DIRS];
@@ -42,6 +42,9 @@ int model_kernel_put(struct model *m, struct json_object *o, model_observer *tel
 	struct banger_error *err);
 void model_kernel_remove(
 	struct model *m, const struct model_kernel *k, model_observer *tell, void *arg);
+int model_vm_put(struct model *m, struct json_object *o, model_observer *tell, void *arg,
+	struct banger_error *err);
+void model_vm_remove(struct model *m, const struct model_vm *v, model_observer *tell, void *arg);
 int model_op_put(struct model *m, struct json_object *o, model_observer *tell, void *arg,
 	struct banger_error *err);
 void model_touch(struct model *m, enum model_dir dir, model_observer *tell, void *arg);

@@ -15,7 +15,7 @@
 struct model_snapshot {
 	struct model *m;
 	struct model_batch batch; /* images that the model has not, or has otherwise */
-	struct json_object *kernels, *ops;
+	struct json_object *kernels, *vms, *ops;
 	struct index ids; /* of batch.fresh, while it is collected */
 };
 
@@ -28,7 +28,8 @@ int model_snapshot_new(struct model *m, struct model_snapshot **ret)
 {
 	struct model_snapshot *s = calloc(1, sizeof(*s));
 
-	if (!s || !(s->kernels = json_object_new_array()) || !(s->ops = json_object_new_array())) {
+	if (!s || !(s->kernels = json_object_new_array()) || !(s->vms = json_object_new_array()) ||
+		!(s->ops = json_object_new_array())) {
 		model_snapshot_freep(&s);
 		return -ENOMEM;
 	}
@@ -47,6 +48,7 @@ void model_snapshot_freep(struct model_snapshot **p)
 		return;
 	model_batch_done(&s->batch);
 	json_object_put(s->kernels);
+	json_object_put(s->vms);
 	json_object_put(s->ops);
 	index_done(&s->ids);
 	free(s);
@@ -119,6 +121,7 @@ int model_snapshot_add(
 	for (size_t i = 0; r == 0 && images && i < json_object_array_length(images); i++)
 		r = snapshot_image(s, json_object_array_get_idx(images, i), err);
 	if (r == 0 && (keep_all(list(event, "kernels"), s->kernels) < 0 ||
+			      keep_all(list(event, "vms"), s->vms) < 0 ||
 			      keep_all(list(event, "ops"), s->ops) < 0))
 		r = banger_error_oom(err);
 	return r;
@@ -149,6 +152,21 @@ static int commit_kernels(
 	while (r == 0 && (k = slots_next(&s->m->kernels, n, &n)))
 		if (k->seen != s->m->snapshot)
 			model_kernel_remove(s->m, k, tell, arg);
+	return r;
+}
+
+static int commit_vms(
+	struct model_snapshot *s, model_observer *tell, void *arg, struct banger_error *err)
+{
+	const struct model_vm *v;
+	uint64_t n = 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < json_object_array_length(s->vms); i++)
+		r = model_vm_put(s->m, json_object_array_get_idx(s->vms, i), tell, arg, err);
+	while (r == 0 && (v = slots_next(&s->m->vms, n, &n)))
+		if (v->seen != s->m->snapshot)
+			model_vm_remove(s->m, v, tell, arg);
 	return r;
 }
 
@@ -185,6 +203,8 @@ int model_snapshot_commit(struct model_snapshot *s, int64_t generation, model_ob
 	int r = model_batch_apply(s->m, &s->batch, tell, arg) < 0 ? banger_error_oom(err) : 0;
 	if (r == 0)
 		r = commit_kernels(s, tell, arg, err);
+	if (r == 0)
+		r = commit_vms(s, tell, arg, err);
 	if (r == 0)
 		r = commit_ops(s, tell, arg, err);
 	model_unwrite(s->m);

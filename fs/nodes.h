@@ -23,6 +23,8 @@ enum node_kind {
 	NODE_KERNEL, /* directory of a kernel */
 	NODE_KERNEL_JSON,
 	NODE_OP,   /* ops/OP_ID */
+	NODE_VM,   /* directory of a VM */
+	NODE_VM_JSON,
 	NODE_FILE, /* in the table of files.h */
 	NODE_KINDS
 };

@@ -179,7 +179,7 @@ static void ops_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *f
 		fuse_reply_err(req, ENOTDIR);
 		return;
 	}
-	if (kind == NODE_IMAGE || kind == NODE_KERNEL || kind == NODE_FILE) {
+	if (kind == NODE_IMAGE || kind == NODE_KERNEL || kind == NODE_VM || kind == NODE_FILE) {
 		h = calloc(1, sizeof(*h));
 		if (!h) {
 			fuse_reply_err(req, ENOMEM);

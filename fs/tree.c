@@ -16,7 +16,7 @@ static const struct node_type *const fixed_types[FIXED_NODES] = {
 	[FIXED_BY_ID] = &type_by_id,
 	[FIXED_KERNELS] = &type_kernels,
 	[FIXED_OPS] = &type_ops,
-	[FIXED_VMS] = &type_empty,
+	[FIXED_VMS] = &type_vms,
 	[FIXED_ROOTFS] = &type_empty,
 	[FIXED_ROOTFS_LINK] = &type_rootfs_link,
 	[FIXED_EVENTS] = &type_events,
@@ -30,6 +30,8 @@ static const struct node_type *const types[NODE_KINDS] = {
 	[NODE_KERNEL] = &type_kernel,
 	[NODE_KERNEL_JSON] = &type_kernel_json,
 	[NODE_OP] = &type_op,
+	[NODE_VM] = &type_vm,
+	[NODE_VM_JSON] = &type_vm_json,
 	[NODE_FILE] = &type_file,
 };
 
@@ -92,6 +94,7 @@ uint64_t shown_ino(enum node_kind kind, uint64_t key)
 	switch (kind) {
 	case NODE_IMAGE:
 	case NODE_KERNEL:
+	case NODE_VM:
 		return key;
 	case NODE_FIXED:
 		return key == FIXED_ROOT ? 1 : 0xBA00000000000000u | key;

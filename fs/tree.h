@@ -46,7 +46,7 @@ extern const struct node_type type_root, type_empty, type_rootfs_link, type_even
 extern const struct node_type type_images, type_drafts, type_by_id, type_link;
 extern const struct node_type type_image, type_image_json, type_kernels, type_kernel,
 	type_kernel_json, type_file;
-extern const struct node_type type_ops, type_op;
+extern const struct node_type type_ops, type_op, type_vms, type_vm, type_vm_json;
 
 /* ---- for their use */
 

@@ -106,6 +106,16 @@ static void wait_for_digest(struct fs *fs, uint64_t node)
 	digest_wait(fs, node);
 }
 
+/* The state of a VM; 0: it is none, or gone. */
+static size_t vm_state(struct fs *fs, uint64_t node, char *buf)
+{
+	if (node_kind(node) != NODE_VM)
+		return 0;
+	MODEL_READ(fs->model);
+	const struct model_vm *v = model_vm(fs->model, node_number(node));
+	return put(buf, v ? v->state : NULL);
+}
+
 void xattr_get(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
 	_cleanup_image_ struct banger_image image = {0};
@@ -126,6 +136,8 @@ void xattr_get(struct fs *fs, fuse_req_t req, fuse_ino_t ino, const char *name, 
 		for (size_t i = 0; i < ELEMENTSOF(of_images); i++)
 			if (strcmp(of_images[i].name, name) == 0)
 				n = of_images[i].value(&image, value);
+	if (strcmp(name, PREFIX "state") == 0 && node_kind(ino) == NODE_VM)
+		n = vm_state(fs, ino, value);
 	if (n > 0)
 		answer(req, value, n, size);
 	else
@@ -149,6 +161,8 @@ void xattr_list(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size)
 		for (size_t i = 0; i < ELEMENTSOF(of_images); i++)
 			if (of_images[i].value(&image, value) > 0)
 				n = add_name(list, n, of_images[i].name);
+	if (vm_state(fs, ino, value) > 0)
+		n = add_name(list, n, PREFIX "state");
 	if (is_directory(ino) &&
 		last_errors_get(fs->last_errors, fuse_req_ctx(req)->uid, value) > 0)
 		n = add_name(list, n, last_error_name);

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A client of the wire: see client.h. The reader and the reply parser do the work. */
 #include <banger/client.h>
+#include <banger/log.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 struct banger_client {
+	void (*wait)(void *arg, int fd);
+	void *wait_arg;
 	int fd;
 	struct banger_wire_reader *reader;
 	struct banger_actor actor;
@@ -72,6 +76,25 @@ void banger_client_set_actor(struct banger_client *c, const struct banger_actor 
 		c->actor = *actor;
 }
 
+void banger_client_set_waiter(struct banger_client *c, void (*wait)(void *arg, int fd), void *arg)
+{
+	c->wait = wait;
+	c->wait_arg = arg;
+}
+
+bool banger_look(int fd, int us)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	int64_t until = banger_monotonic_us() + us;
+
+	do {
+		if (poll(&p, 1, 0) != 0)
+			return true;
+		sched_yield();
+	} while (banger_monotonic_us() < until);
+	return false;
+}
+
 void banger_client_shutdown(struct banger_client *c)
 {
 	shutdown(c->fd, SHUT_RDWR);
@@ -119,6 +142,8 @@ int banger_client_call_fds(struct banger_client *c, const char *method, struct j
 	/* A peer that refuses and closes may have said why before it did. */
 	if (sent < 0 && sent != -EPIPE)
 		return lost(c, sent, err);
+	if (c->wait)
+		c->wait(c->wait_arg, c->fd);
 	int r = banger_wire_read(c->reader, &line, &len, got, &n);
 	if (r <= 0)
 		return lost(c, sent < 0 ? sent : r, err);

@@ -8,6 +8,7 @@
  * because a close with unread data would look to it like a reset and take the answer with it.
  */
 #include "rpc/internal.h"
+#include <banger/client.h>
 #include <banger/log.h>
 #include <poll.h>
 #include <string.h>
@@ -22,6 +23,7 @@
 #define STACK_SIZE (512 * 1024)
 #endif
 
+#define LOOK_US 150 /* for the next request, after a change */
 #define LINGER_MS 1000
 #define LINGER_BYTES (16 * 1024 * 1024)
 
@@ -98,6 +100,9 @@ static void serve(struct rpc_connection *c, struct banger_wire_reader *reader)
 	int r = 0;
 
 	while (more && !atomic_load(&c->server->stopping)) {
+		/* Who has changed something may be about to change more. */
+		if (c->changes && !banger_wire_pending(reader))
+			(void)banger_look(c->fd, LOOK_US);
 		r = banger_wire_read(reader, &line, &len, fds, &nfds);
 		if (r <= 0)
 			break;

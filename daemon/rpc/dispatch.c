@@ -170,6 +170,7 @@ static bool carry_out(struct rpc_connection *c, struct banger_request *q, const 
 	stream.op = call->op;
 	call->stream = &stream;
 	call->params = q->params;
+	c->changes = kind_of(m) == OPERATION_CHANGE;
 	if (err.code == BANGER_OK && check_call(c, m, q, call->nfds, &err) == 0)
 		run_handler(c, m, call, &err);
 	/* Before the reply: a client that gave away its only descriptor of a pipe may wait for its end. */
@@ -208,7 +209,7 @@ bool dispatch_line(struct rpc_connection *c, const char *line, size_t len, int *
 			strcpy(refused.op_id, op_id.s);
 	}
 	clean_name(q.method);
-	operations_hold(c->server->options.operations, c->peer.pid);
+	operations_hold(c->server->options.operations, 0);
 	bool more = carry_out(c, &q, op_id.s, &refused, &call);
 	operations_release(c->server->options.operations);
 	close_all(call.fds, &call.nfds);

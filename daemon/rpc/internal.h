@@ -25,6 +25,7 @@ struct rpc_connection {
 	atomic_int_least64_t sending; /* since when (monotonic µs) it is in a send; 0: it is not */
 	/* By the server's lock. */
 	struct operation *op; /* that runs now */
+	bool changes;	      /* the last request was a change; the thread's own */
 	bool streams;	      /* op is a stream */
 	bool watched;	      /* op is cancelled when the peer hangs up */
 };

@@ -19,6 +19,7 @@
 #include <linux/close_range.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
@@ -351,6 +352,19 @@ static struct timespec deadline(int timeout_ms)
 		t.tv_nsec -= 1000000000;
 	}
 	return t;
+}
+
+bool content_look(struct content *c, int64_t generation, int us)
+{
+	int64_t until = banger_monotonic_us() + us;
+
+	do {
+		if (atomic_load(&c->state) != STARTING &&
+			atomic_load(&c->page->generation) >= generation)
+			return true;
+		sched_yield();
+	} while (banger_monotonic_us() < until);
+	return false;
 }
 
 int content_wait(struct content *c, int64_t generation, int timeout_ms)

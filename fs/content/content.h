@@ -64,6 +64,8 @@ int content_start(const struct content_options *o, struct content **ret, struct 
  * an image, before it answers. 0, -ETIMEDOUT, or -EHOSTDOWN when there is no content process at the
  * moment (nothing old can be seen then either). Any thread; takes a lock of its own only; a
  * negative timeout waits for as long as content_stop() is not called. */
+/* Look for at most `us` microseconds, without sleeping: is it applied? */
+bool content_look(struct content *c, int64_t generation, int us);
 int content_wait(struct content *c, int64_t generation, int timeout_ms);
 
 /* Unmount, end the process and the supervisor; returns when both are gone, within about 3 s. The

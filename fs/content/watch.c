@@ -32,7 +32,7 @@ static int subscribe(
 	const char *socket, struct banger_client **ret, int *ret_images, struct banger_error *err)
 {
 	_cleanup_client_ struct banger_client *c = NULL;
-	int fds[3] = {-1, -1, -1};
+	int fds[BANGER_WIRE_FDS_MAX];
 	size_t n = ELEMENTSOF(fds);
 	int r = banger_client_connect(socket, &c, err);
 

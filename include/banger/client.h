@@ -24,6 +24,15 @@ bool banger_client_lost(const struct banger_client *c);
 /* The actor to name in later requests (copied); NULL: none. */
 void banger_client_set_actor(struct banger_client *c, const struct banger_actor *actor);
 
+/* Called between the sending of a request and the reading of its answer, with the connection's descriptor: a
+ * chance to look at it for a while before going to sleep, or to make other arrangements. NULL: none. */
+void banger_client_set_waiter(struct banger_client *c, void (*wait)(void *arg, int fd), void *arg);
+
+/* Look at a descriptor, without sleeping, until there is something to read or `us` microseconds have passed; others
+ * that want the processor get it. Waking a sleeping thread costs 30 to 90 µs: as much as what is waited for may
+ * take. Is there something? */
+bool banger_look(int fd, int us);
+
 /* Ask. params: the reference is taken (NULL: none). *ret_result (may be NULL if not wanted) is owned
  * by the caller. A lost connection is UNAVAILABLE: the object is then good only for freeing; whether
  * the request was carried out is not known. */

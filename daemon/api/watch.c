@@ -15,6 +15,7 @@
 #include "api/watch.h"
 #include "image/service.h"
 #include "kernel/service.h"
+#include "vm/service.h"
 
 /* Lines of a snapshot are about this long. */
 #define CHUNK (192 * 1024)
@@ -54,7 +55,7 @@ static int give_directories(struct watch *w, struct banger_error *err)
 {
 	const struct api *a = w->api;
 	const int fds[] = {image_service_images_fd(a->images), image_service_drafts_fd(a->images),
-		kernel_service_kernels_fd(a->kernels)};
+		kernel_service_kernels_fd(a->kernels), vm_service_dir_fd(a->vms)};
 
 	for (size_t i = 0; i < ELEMENTSOF(fds); i++) {
 		int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
@@ -67,7 +68,7 @@ static int give_directories(struct watch *w, struct banger_error *err)
 
 static int give_result(struct watch *w, int64_t generation, struct banger_error *err)
 {
-	static const char *const names[] = {"images", "drafts", "kernels"};
+	static const char *const names[] = {"images", "drafts", "kernels", "vms"};
 	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
 
 	for (size_t i = 0; list && i < ELEMENTSOF(names); i++)

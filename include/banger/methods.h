@@ -90,8 +90,8 @@
  *   {"phase":"resolving|fetching|unpacking|finishing","digest"?,"fetched":BYTES,"total":BYTES,"members","content":BYTES,
  *    "layers":[{"digest","size","fetched","state":"waiting|fetching|held|fetched|reused"}]}
  *
- * registry.watch. The reply is {"ok":true,"result":{"generation":N,"directories":["images","drafts","kernels"]}}; for
- * a trusted peer three descriptors come with it: directories that hold ID/FILE for each image, draft and kernel.
+ * registry.watch. The reply is {"ok":true,"result":{"generation":N,"directories":["images","drafts","kernels","vms"]}}; for
+ * a trusted peer a descriptor of each comes with it: directories that hold ID/FILE for each image, draft, kernel and VM.
  * Unless "snapshot" is false then come {"event":"snapshot","images":[…]?,"kernels":[…]?,"vms":[…]?,"ops":[…]?} (several), and
  * {"event":"ready","generation":N}. After that each change, in the order in which it was committed:
  *   {"event":"image","change":"registered|promoted|renamed|swapped|deleted|imported|pulled|digested|configured","ts","op_id",

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs that stay: made, started, used, stopped and removed over the wire; daemons and QEMUs that die meanwhile."""
+import json
 import os
 import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 
@@ -339,3 +341,37 @@ def test_unbootable(host, tmp_path):
     vm = state(host)
     assert vm['state'] == 'failed' and 'cannot mount' in vm['failure']
     shutil.rmtree(tmp_path / 'tree')
+
+
+# ---- in the tree
+
+@pytest.mark.needs('bangerfs')
+def test_tree(host):
+    """vms/NAME/: vm.json as it is now, console.log that grows, the state as an attribute; nothing can be changed there."""
+    mount = host.mount()
+    vms = mount / 'vms'
+    assert os.listdir(vms) == []
+    vm = create(host, start=False)
+    until(lambda: os.listdir(vms) == ['a'], 'the VM to show')
+    assert os.listdir(vms / 'a') == ['vm.json'] and os.getxattr(vms / 'a', 'user.banger.state') == b'created'
+    assert json.loads((vms / 'a' / 'vm.json').read_text())['id'] == vm['id']
+    call(host, 'vm.start', vm='a')
+    until(lambda: os.getxattr(vms / 'a', 'user.banger.state') == b'running', 'the state')
+    assert json.loads((vms / 'a' / 'vm.json').read_text())['state'] == 'running'
+    assert sorted(os.listdir(vms / 'a')) == ['console.log', 'vm.json']
+    tail = subprocess.Popen(['tail', '-n', '+1', '-s', '0.2', '-f', vms / 'a' / 'console.log'], stdout=subprocess.PIPE)
+    assert execute(host, 'a', 'sh', '-c', 'echo mark one > /dev/ttyS0')[0] == 0
+    os.set_blocking(tail.stdout.fileno(), False)
+    said = []
+    until(lambda: b'mark one' in (said.append(tail.stdout.read() or b'') or b''.join(said)), 'tail -f')
+    for change in (lambda: (vms / 'a').rmdir(), lambda: (vms / 'b').mkdir(), lambda: (vms / 'a' / 'x').touch(),
+                   lambda: (vms / 'a' / 'console.log').unlink(), lambda: (vms / 'a' / 'console.log').write_text('x'),
+                   lambda: (vms / 'a' / 'vm.json').write_text('{}')):
+        with pytest.raises(OSError):
+            change()
+    tail.terminate()
+    tail.wait()
+    call(host, 'vm.rm', vm='a', force=True)
+    until(lambda: os.listdir(vms) == [], 'the VM to go')
+    with pytest.raises(FileNotFoundError):
+        os.stat(vms / 'a')

@@ -42,11 +42,11 @@ def test_snapshot_then_changes(banger, published):
     published('a')
     with banger.wire() as watcher, banger.wire() as client:
         result = watcher.watch()
-        assert result['directories'] == ['images', 'drafts', 'kernels']
+        assert result['directories'] == ['images', 'drafts', 'kernels', 'vms']
         fds = []
         images, _, generation = snapshot(watcher)
         fds = watcher.take_fds()
-        assert len(fds) == 3
+        assert len(fds) == 4
         assert generation == client.call('status')['generation']
         assert {i['name'] for i in images.values()} == {'a'}
         [image] = images.values()

@@ -118,7 +118,7 @@ enum { STEPS = 11 };
 
 static void run_script(const char *dir, int progress)
 {
-	struct fixture f = {.config.lock_wait_ms = 100};
+	struct fixture f = {.config.lock_wait_ms = 10000};
 
 	strcpy(f.dir, dir);
 	f.dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -164,7 +164,7 @@ static void die_in_recovery(const char *dir)
 {
 	pid_t pid = fork();
 	if (pid == 0) {
-		struct fixture f = {.config.lock_wait_ms = 100};
+		struct fixture f = {.config.lock_wait_ms = 10000};
 		setenv("BANGER_FAULT", "*:1", 1);
 		strcpy(f.dir, dir);
 		f.dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -185,7 +185,7 @@ static void remove_dir(const char *dir)
 /* What the registry in `dir` is after a start. */
 static void look(const char *dir, char out[SNAPSHOT])
 {
-	struct fixture f = {.config.lock_wait_ms = 100};
+	struct fixture f = {.config.lock_wait_ms = 10000};
 
 	strcpy(f.dir, dir);
 	f.dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -201,7 +201,7 @@ static void look(const char *dir, char out[SNAPSHOT])
 /* The snapshots that a run without faults goes through. */
 static size_t all_states(char states[STEPS_MAX * 2][SNAPSHOT])
 {
-	struct fixture f = {.config.lock_wait_ms = 100};
+	struct fixture f = {.config.lock_wait_ms = 10000};
 	size_t n = 0;
 
 	strcpy(f.dir, "/tmp/banger-test-XXXXXX");

@@ -219,7 +219,7 @@ int image_ref_named(struct fs *fs, uint64_t dir, const char *name, struct image_
 	return 0;
 }
 
-/* The image or kernel that a node is or lies in; 0 for none. */
+/* The image, kernel or VM that a node is or lies in; 0 for none. */
 static uint64_t owner_of(struct fs *fs, uint64_t node)
 {
 	_cleanup_place_ struct file_place p = {0};
@@ -227,11 +227,14 @@ static uint64_t owner_of(struct fs *fs, uint64_t node)
 	switch (node_kind(node)) {
 	case NODE_IMAGE:
 	case NODE_KERNEL:
+	case NODE_VM:
 		return node;
 	case NODE_IMAGE_JSON:
 		return node_id(NODE_IMAGE, node_number(node));
 	case NODE_KERNEL_JSON:
 		return node_id(NODE_KERNEL, node_number(node));
+	case NODE_VM_JSON:
+		return node_id(NODE_VM, node_number(node));
 	case NODE_FILE:
 		return files_place(fs->files, node, &p) == 0 ? p.owner : 0;
 	default:
@@ -263,6 +266,9 @@ int refuse_change(struct attempt *a, uint64_t node, const char *verb)
 	if (node_kind(owner) == NODE_IMAGE)
 		return refuse_in_image(a, owner, verb);
 	fs_path(a->fs, owner ?: node, NULL, path, sizeof(path));
+	if (node_kind(owner) == NODE_VM)
+		return attempt_refuse(a, BANGER_NOT_PERMITTED,
+			"VMs are changed by banger-ctl vm: nothing in %s can be %s", path, verb);
 	if (owner)
 		return attempt_refuse(a, BANGER_IMMUTABLE,
 			"kernels do not change: nothing in %s can be %s", path, verb);

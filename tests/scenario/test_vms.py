@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs that stay: made, started, used, stopped and removed over the wire; daemons and QEMUs that die meanwhile."""
+import errno
 import json
 import os
 import shutil
@@ -367,8 +368,9 @@ def test_tree(host):
     for change in (lambda: (vms / 'a').rmdir(), lambda: (vms / 'b').mkdir(), lambda: (vms / 'a' / 'x').touch(),
                    lambda: (vms / 'a' / 'console.log').unlink(), lambda: (vms / 'a' / 'console.log').write_text('x'),
                    lambda: (vms / 'a' / 'vm.json').write_text('{}')):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as caught:
             change()
+        assert caught.value.errno == errno.EPERM, caught.value
     tail.terminate()
     tail.wait()
     call(host, 'vm.rm', vm='a', force=True)

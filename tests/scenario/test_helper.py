@@ -493,15 +493,24 @@ def test_nat(net):
     assert not net.world.ping('198.51.100.2')
     assert net.host.sysctl('conf/h0/forwarding') == '1' and 'h0' in net.host.elements('uplinks')
     # A guest with somebody else's address, or one that asks for the host's loopback, is not heard.
-    guest.sh('ip addr add 203.0.113.9/32 dev g0; ip route add 127.0.0.0/8 via 10.141.0.1 table 7 2>/dev/null || true')
+    guest.sh('ip addr add 203.0.113.9/32 dev g0')
+    net.host.sh('ip route add 203.0.113.9 dev bngr0')
+    net.world.sh('ip route add 203.0.113.9 via 192.0.2.1')
     assert not guest.ping('192.0.2.2', '-I', '203.0.113.9')
-    guest.sh('ip route del local 127.0.0.0/8 dev lo table local; ip addr del 127.0.0.1/8 dev lo; '
-             'sysctl -qw net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.g0.route_localnet=1; ip route add 127.0.0.0/8 via 10.141.0.1')
+    route_loopback(guest, 'g0', '10.141.0.1')
     assert guest.ask('127.0.0.1', 7003, 1) is None
+
+
+def route_loopback(ns, device, gateway):
+    """What an attacker would do: send packets for 127.0.0.1 to a neighbour."""
+    ns.sh(f'''for d in all {device}; do echo 1 > /proc/sys/net/ipv4/conf/$d/route_localnet; done
+              ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.0/8 via {gateway}''')
 
 
 def test_published_ports(net, helper):
     guest, other = net.guest(VMS[0]), net.guest(VMS[1])
+    # Else the kernel may look into bridged packets, and more works than should without our rules.
+    net.host.sh('cd /proc/sys/net/bridge 2>/dev/null && echo 0 > bridge-nf-call-iptables || true')
     net.server(guest, 80, 'guest')
     publish = {'address': guest.address, 'proto': 'tcp', 'guest_port': 80}
     net.client.call('net.publish', {**publish, 'host_port': 8080})
@@ -520,6 +529,8 @@ def test_published_ports(net, helper):
                          ({'host_port': 9000, 'host_address': '127.0.0.1'}, 'busy'),
                          ({'host_port': 9001, 'host_address': '203.0.113.77'}, 'denied')):
         assert net.client.reply('net.publish', {**publish, **params})['error']['code'] == code, params
+    route_loopback(net.world, 'w0', '192.0.2.1')
+    assert net.world.ask('127.0.0.1', 8081, 1) is None
     net.client.call('net.unpublish', {'proto': 'tcp', 'host_port': 8080})
     assert net.world.ask('192.0.2.1', 8080, 1) is None
     # What is left goes with the TAP.
@@ -534,6 +545,10 @@ def test_a_host_that_becomes_a_router(net):
     net.host.sh('echo 1 > /proc/sys/net/ipv4/ip_forward')
     until(lambda: net.host.elements('uplinks') == [], 'the guard to go')
     assert net.world.ping('198.51.100.2')
+    guest = net.guest(VMS[0])
+    assert guest.ping('192.0.2.2') and not net.world.ping(guest.address)
+    os.close(net.fds.pop())
+    net.host.sh('ip link del v0123')
     assert net.client.call('net.cleanup')['bridges'] == 1
     assert net.host.sysctl('conf/h0/forwarding') == '1'  # the administrator's
 

@@ -88,6 +88,8 @@ typedef void vm_change(void *arg, struct banger_vm *row);
 int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, void *arg, struct banger_error *err);
 /* Write the row of a new VM; drop that of one that goes. */
 int vm_commit_new(struct vm *vm, struct banger_error *err);
+/* The same for one that has no row: watchers are told. */
+void vm_tell_gone(struct vm *vm);
 int vm_commit_gone(struct vm *vm, struct operation *op, struct banger_error *err);
 /* Write the row as it is found to be at the start, past the table (recovery). */
 int vm_put_row(struct vm *vm, const struct banger_vm *row, const char *change, struct banger_error *err);

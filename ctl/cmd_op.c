@@ -106,6 +106,23 @@ static int do_ls(struct ctl *c, const struct cli_invocation *in, struct banger_e
 
 /* ---- show */
 
+/* "unpacking, 120MiB of 480MiB fetched, 12345 files" */
+static int add_progress(struct listing *l, struct json_object *p)
+{
+	char fetched[TEXT_SIZE_LEN], total[TEXT_SIZE_LEN], files[48] = "";
+	const char *phase = banger_json_str(p, "phase");
+	int64_t members = banger_json_int(p, "members", 0), bytes = banger_json_int(p, "total", 0);
+
+	if (!phase)
+		return 0;
+	if (members > 0)
+		snprintf(files, sizeof(files), ", %lld files", (long long)members);
+	if (bytes <= 0)
+		return fields_addf(l, "progress", "%s%s", phase, files);
+	return fields_addf(l, "progress", "%s, %s of %s fetched%s", phase,
+		text_size(banger_json_int(p, "fetched", 0), fetched), text_size(bytes, total), files);
+}
+
 static int add_fields(struct listing *l, struct json_object *op)
 {
 	struct json_object *actor = banger_json_get(op, "actor");
@@ -124,6 +141,8 @@ static int add_fields(struct listing *l, struct json_object *op)
 		r = fields_add(l, "started", ctl_when(ctl_json_time(op, "started"), when));
 	if (r == 0)
 		r = fields_add(l, "took", elapsed_of(op, took));
+	if (r == 0)
+		r = add_progress(l, banger_json_get(op, "progress"));
 	if (r == 0)
 		r = fields_add(l, "by", actor_of(op, by, sizeof(by)));
 	if (r == 0)

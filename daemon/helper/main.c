@@ -129,7 +129,7 @@ static int make_socket(const struct sockaddr_un *sun, int *ret, struct banger_er
 	if (fd < 0 || fchmod(fd, 0666) < 0 || bind(fd, (struct sockaddr *)&made, sizeof(made)) < 0)
 		return banger_error_set_errno(
 			err, errno, "cannot make the socket %s", made.sun_path);
-	if (chmod(made.sun_path, 0666) < 0 || listen(fd, 64) < 0 ||
+	if (chmod(made.sun_path, 0666) < 0 || listen(fd, 1024) < 0 ||
 		rename(made.sun_path, sun->sun_path) < 0) {
 		int r = banger_error_set_errno(
 			err, errno, "cannot make the socket %s", sun->sun_path);

@@ -74,13 +74,23 @@ static int commit(struct image_service *s, struct operation *op, const char *id,
 	return 0;
 }
 
+/* Whoever added it holds the publication lock until its row is there, or will never be. */
+static int find(
+	struct image_service *s, const char *id, struct banger_image *ret, struct banger_error *err)
+{
+	_cleanup_(publication_leavep) struct publication_lock *held =
+		publication_enter(s->deps.publication);
+
+	return store_image_by_id(s->deps.store, id, ret, err);
+}
+
 static int digest_image(
 	struct digester *d, struct operation *op, const char *id, struct banger_error *err)
 {
 	_cleanup_image_ struct banger_image image = {0};
 	char digest[DIGEST_SIZE];
 
-	int r = store_image_by_id(d->s->deps.store, id, &image, err);
+	int r = find(d->s, id, &image, err);
 	if (r == 0)
 		r = digest_file(d->s, op, &image, digest, err);
 	if (r == 0)

@@ -18,7 +18,8 @@ int digester_new(struct image_service *s, struct digester **ret, struct banger_e
 void digester_freep(struct digester **d); /* stops; what is not done yet is done after the next start */
 int digester_start(struct digester *d, struct banger_error *err);
 
-/* A published image without digest. */
+/* An image that is published without digest: under the publication lock and before its row, so that whoever sees
+ * the row can wait; of a row that does not come about nothing becomes. Or at the start. */
 void digester_add(struct digester *d, const char *id);
 /* Until it is not being computed any more: the row then has it, or the image is gone or damaged.
  * cancel_fd readable: CANCELLED. No lock may be held. */

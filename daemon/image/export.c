@@ -361,11 +361,9 @@ int image_service_export(struct image_service *s, struct operation *op, const ch
 	int r = image_service_find(s, image, BANGER_PUBLISHED, &x.image, err);
 
 	if (r == 0)
-		r = image_service_digest(s, op, &x.image, err);
-	if (r == 0)
 		r = check_output(fd, err);
 	if (r == 0)
-		r = image_service_digest(s, op, &x.image, err);
+		r = image_need_digest(s, op, &x.image, err);
 	if (r == 0)
 		r = open_parts(&x, err);
 	if (r == 0)

@@ -47,6 +47,8 @@ struct image_service {
 int image_begin_operation(struct image_service *s, const char *method, struct operation **ret, struct banger_error *err);
 /* EXISTS if an image of that state has the name. A hint before the publication lock, the truth under it. */
 int image_name_free(struct image_service *s, enum banger_image_state state, const char *name, struct banger_error *err);
+/* image_service_digest(), and UNAVAILABLE for an image that has none after that. */
+int image_need_digest(struct image_service *s, struct operation *op, struct banger_image *image, struct banger_error *err);
 int image_source_check(const char *source, struct banger_error *err);
 /* Hand over a filled image. */
 struct banger_image image_take(struct banger_image *image);

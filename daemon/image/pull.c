@@ -209,8 +209,6 @@ int image_service_pull(struct image_service *s, struct operation *op, const stru
 	pulled_done(&p.pulled);
 	if (r < 0)
 		return r;
-	if (!t.image.digest[0])
-		digester_add(s->digester, t.image.id);
 	*ret = image_take(&t.image);
 	return 0;
 }

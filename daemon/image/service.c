@@ -253,6 +253,20 @@ int image_service_digest(struct image_service *s, struct operation *op, struct b
 	return 0;
 }
 
+int image_need_digest(struct image_service *s, struct operation *op, struct banger_image *image,
+	struct banger_error *err)
+{
+	int r = image_service_digest(s, op, image, err);
+
+	if (r < 0 || image->digest[0])
+		return r;
+	return banger_error_set(err, BANGER_UNAVAILABLE,
+		"the digest of image \"%s\" could not be computed when it was published (the log "
+		"says "
+		"why); the next start of the daemon tries again",
+		image->name);
+}
+
 int image_service_open(struct image_service *s, const struct banger_image *image, const char *file,
 	int *ret_fd, struct banger_error *err)
 {

@@ -92,6 +92,8 @@ int staging_publish(struct staging *t, const char *change, struct banger_error *
 	FAULT_POINT("image.import.renamed");
 	t->image.published_us = banger_now_us();
 	operation_completed_record(t->op, &record);
+	if (!t->image.digest[0])
+		digester_add(s->digester, t->image.id);
 	r = store_image_insert(s->deps.store, &t->image, &record, err);
 	if (r < 0)
 		return r;

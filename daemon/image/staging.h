@@ -39,7 +39,7 @@ int staging_begin(struct staging *t, const char *name, const char *source, struc
 int staging_make(struct staging *t, struct banger_error *err);
 /* Modes, fsync of all. */
 int staging_seal(struct staging *t, struct banger_error *err);
-/* change: what watchers are told, "imported" or "pulled". */
+/* An image whose digest is "" gets it later (digester.h). change: what watchers are told, "imported" or "pulled". */
 int staging_publish(struct staging *t, const char *change, struct banger_error *err);
 void staging_end(struct staging *t);
 #define _cleanup_staging_ _cleanup_(staging_end)

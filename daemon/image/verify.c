@@ -19,7 +19,7 @@ int image_service_verify(struct image_service *s, struct operation *op, const ch
 
 	int r = image_service_find(s, word, BANGER_PUBLISHED, &image, err);
 	if (r == 0)
-		r = image_service_digest(s, op, &image, err);
+		r = image_need_digest(s, op, &image, err);
 	if (r == 0)
 		r = image_service_open(s, &image, ROOTFS, &fd, err);
 	if (r == 0 && fstat(fd, &st) < 0)

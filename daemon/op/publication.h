@@ -3,7 +3,7 @@
  * The publication lock: held only across "recheck that the name is free, rename the artifact
  * directory, upsert into the store, publish the event". Everything slow is before it, everything lazy
  * after it. It is the outermost lock but one: while it is held only the store's and the hub's locks
- * may be taken. It remembers its holder for `status`.
+ * may be taken, and the list of digests that are to come (image/digester.h). It remembers its holder for `status`.
  */
 #ifndef BANGER_PUBLICATION_H
 #define BANGER_PUBLICATION_H

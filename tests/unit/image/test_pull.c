@@ -235,6 +235,49 @@ static void late_digest(void **state)
 	expect_nothing_left(f, 1);
 }
 
+/* Whoever sees the row can wait for the digest, however early that is. */
+static void *look_early(void *arg)
+{
+	struct fixture *f = arg;
+	_cleanup_image_ struct banger_image i = {0};
+	struct banger_error err;
+
+	while (store_image_by_name(f->store, BANGER_PUBLISHED, "a", &i, &err) < 0)
+		;
+	if (digester_wait(f->service->digester, i.id, -1, &err) < 0)
+		return (void *)"cannot wait";
+	banger_image_done(&i);
+	i = (struct banger_image){0};
+	if (store_image_by_name(f->store, BANGER_PUBLISHED, "a", &i, &err) < 0)
+		return (void *)"it is gone";
+	return i.digest[0] ? NULL : (void *)"it has no digest";
+}
+
+static void digest_is_waited_for(void **state)
+{
+	struct fixture *f = *state;
+	struct image_verdict v = {0};
+
+	use(f, &real);
+	for (int n = 0; n < 20; n++) {
+		_cleanup_image_ struct banger_image i = {0};
+		pthread_t thread;
+		void *wrong;
+		assert_int_equal(pthread_create(&thread, NULL, look_early, f), 0);
+		assert_ok(f, do_pull(f, &(struct image_pull){.source = "h/a"}, &i));
+		pthread_join(thread, &wrong);
+		assert_null(wrong);
+		if (n < 19)
+			assert_ok(f, do_delete(f, "a"));
+	}
+	/* An image whose digest could not be computed is not called another one than was published. */
+	_cleanup_image_ struct banger_image i = {0};
+	assert_ok(f, store_image_by_name(f->store, BANGER_PUBLISHED, "a", &i, &f->err));
+	i.digest[0] = 0;
+	assert_ok(f, store_image_update(f->store, &i, NULL, &f->err));
+	assert_code(f, do_verify(f, "a", &v), UNAVAILABLE);
+}
+
 static void failures(void **state)
 {
 	struct fixture *f = *state;
@@ -262,7 +305,7 @@ static void failures(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {TEST(names), TEST(publishes), TEST(seeds), TEST(bundles),
-		TEST(late_digest), TEST(failures)};
+		TEST(late_digest), TEST(digest_is_waited_for), TEST(failures)};
 
 	return cmocka_run_group_tests_name("image/pull", tests, NULL, NULL);
 }

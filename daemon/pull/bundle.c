@@ -3,8 +3,8 @@
  * Bundles: their document, and taking one apart.
  *
  * Taking apart is done by banger-unpack, which can open nothing: it gets one empty file for the
- * document and one for each file that a bundle may hold at most, made here without names that anybody
- * would look for (".bundle-3"), and fills them in the order of the archive. What it filled is then
+ * document and one for each file that a bundle may hold at most, made here with names that no file of
+ * an image can have ("\1bundle-3"), and fills them in the order of the archive. What it filled is then
  * believed of nobody: the document is parsed here, each file is measured and hashed here, and only
  * then does it get its name.
  */
@@ -197,7 +197,7 @@ int bundle_document_text(
 
 /* ---- taking one apart */
 
-/* What banger-unpack fills; names are ".bundle-0" (the document), ".bundle-1", … */
+/* What banger-unpack fills; names are "\1bundle-0" (the document), "\1bundle-1", … */
 struct slots {
 	int dir_fd;
 	int fds[1 + BUNDLE_FILES_MAX];
@@ -206,7 +206,7 @@ struct slots {
 
 static const char *slot_name(size_t i, char ret[32])
 {
-	snprintf(ret, 32, ".bundle-%zu", i);
+	snprintf(ret, 32, "\1bundle-%zu", i);
 	return ret;
 }
 

@@ -14,12 +14,14 @@ import fcntl
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -674,3 +676,27 @@ def test_it_must_be_root_and_alone(helper, base):
     assert helper.ns.run(HELPER, '--subnet', '10.0.0.0/31', check=False).code == 1
     assert helper.ns.run(HELPER, '--uid', 'no-such-user', check=False).code == 1
     assert helper.ns.run(HELPER, '--nonsense', check=False).code == 2
+
+
+def test_killed_at_any_moment(helper, host):
+    """Half-made things are finished or removed by the next helper."""
+    chance = random.Random(4)
+    for i in range(kill_rounds()):
+        with helper.client() as client:
+            client.send({'version': 1, 'method': 'net.bridge.ensure', 'params': {'name': 'bngr0'}})
+            client.send({'version': 1, 'method': 'net.tap.create', 'params': {'bridge': 'bngr0', 'vm': VMS[0]}})
+            client.send({'version': 1, 'method': 'net.publish', 'params': {
+                'address': '10.141.250.78', 'proto': 'tcp', 'host_port': 8080, 'guest_port': 80}})
+            time.sleep(chance.uniform(0, 0.005))
+            helper.process.end(signal.SIGKILL)
+        helper.start()
+        with helper.client() as client:
+            client.call('net.bridge.ensure', {'name': 'bngr0'})
+            made, fd = tap(client)
+            client.call('net.publish', {'address': made['address'], 'proto': 'tcp', 'host_port': 8080, 'guest_port': 80})
+            os.close(fd)
+        until(lambda: host.ours() == set() and host.table() is None, f'all to go, round {i}')
+
+
+def kill_rounds():
+    return 8 if os.environ.get('BANGER_QUICK') else 25

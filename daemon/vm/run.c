@@ -75,8 +75,9 @@ int vm_service_exec(struct vm_service *s, struct operation *op, const char *word
 	struct session_result result;
 
 	int r = find_running(s, word, &vm, &m, err);
-	if (r == 0)
-		r = vm_copy(vm, &row, err);
+	if (r < 0)
+		return r;
+	r = vm_copy(vm, &row, err);
 	if (r == 0)
 		r = d->image_find(d->images, row.image_id, BANGER_PUBLISHED, &image, err);
 	/* After a restart of the daemon or of the agent it may take a moment. */
@@ -86,7 +87,7 @@ int vm_service_exec(struct vm_service *s, struct operation *op, const char *word
 	if (r == 0)
 		r = run_command(vm, m, op, x, image.config, &result, err);
 	if (r < 0) {
-		banger_error_prefix(err, "VM \"%s\"", vm ? vm->name : word);
+		banger_error_prefix(err, "VM \"%s\"", vm->name);
 		return r;
 	}
 	return give(vm, &result, ret);

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -969,6 +970,29 @@ def test_begin_status_cancel(served, host):
     with banger.wire() as client:
         for method in ('image.pull.status', 'image.pull.cancel'):
             assert client.reply(method, {'op_id': 'op-000000000000'})['error']['code'] == 'not_found'
+
+
+def test_silent_name_server(worlds, net, base):
+    """A name server that never answers: what waits for it ends when it is told to, and so does the daemon."""
+    conf = base / 'resolv.conf'
+    conf.write_text('nameserver 127.0.0.1\noptions timeout:20 attempts:3\n')
+    conf.chmod(0o644)
+    mount = f'mount --bind {conf} /etc/resolv.conf && exec "$@"'
+    banger = worlds(setpriv=(*net.prefix, 'unshare', '--mount', '--propagation', 'private', 'sh', '-c', mount, 'sh')).start()
+
+    def listen():
+        silence = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        silence.bind(('127.0.0.1', 53))
+        silence.settimeout(30)
+        return silence
+    with net.inside(listen) as silence:
+        for end in (lambda op_id: banger.call('image.pull.cancel', {'op_id': op_id}), lambda op_id: banger.stop()):
+            op_id = banger.call('image.pull.begin', {'source': 'registry.example/a/b', 'name': 'it'})['op_id']
+            assert b'registry' in silence.recv(512)
+            began = time.monotonic()
+            end(op_id)
+            until(lambda: banger.records(op_id)[-1]['msg'] == 'operation failed', 'the pull to end')
+            assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize('how', ['stop', 'kill'])

@@ -123,17 +123,22 @@ int disk_open(const struct banger_vm *row, struct vm *vm, const struct banger_im
 /* The header of an empty qcow2 file of that size, whose clusters are all its backing file's. */
 int qcow2_make(int fd, int64_t size);
 
-/* ---- power.c: starting and ending */
+/* ---- boot.c: starting */
 
 /* Report where an operation is. */
 void vm_progress(struct operation *op, const char *phase, const char *name);
 /* Start the VMM, wait for the agent unless `early`; the caller has the claim. When the VMM runs but the VM does not
  * come up, it is ended and the VM is "failed" with the reason. */
 int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error *err);
-/* Kill the VMM and wait for its end. why: the VM is "failed" for that; NULL: "stopped". */
-int vm_end(struct vm *vm, const char *why, struct banger_error *err);
 /* Watch over a VMM that runs. found: it ran before this daemon did. *ret: a reference; may be NULL. */
 int vm_attach(struct vm *vm, const struct vmm *vmm, bool found, struct machine **ret, struct banger_error *err);
+
+/* ---- power.c: ending */
+
+/* Kill the VMM and wait for its end. why: the VM is "failed" for that; NULL: "stopped". */
+int vm_end(struct vm *vm, const char *why, struct banger_error *err);
+/* machine_options.over; arg: a reference to the VM. */
+void vm_over(void *arg, const struct machine_end *end);
 
 /* ---- recover.c */
 

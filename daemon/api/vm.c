@@ -388,33 +388,40 @@ static int handle_console(void *ctx, struct rpc_call *call, struct banger_error 
 
 /* ---- the table */
 
-#define VM_WORD {"vm", RPC_STRING, true, 0, 256}
+#define VM_WORD                                                                                    \
+	{                                                                                          \
+		"vm", RPC_STRING, true, 0, 256                                                     \
+	}
 #define CREATE_PARAMS                                                                              \
 	{"image", RPC_STRING, true, 0, 256}, {"kernel", RPC_STRING, false, 0, 256},                \
 		{"cpus", RPC_INT, false, 1, INT32_MAX}, {"memory", RPC_INT, false, 1, INT64_MAX},  \
 		{"disk", RPC_INT, false, 1, INT64_MAX}, {"work_disk", RPC_STRING, false, 0, 16},   \
 		{"network", RPC_STRING, false, 0, 16}, {"registry", RPC_STRING, false, 0, 16},     \
 		{"publish", RPC_STRINGS}, {"accel", RPC_STRING, false, 0, 8},                      \
-		{"init", RPC_STRING, false, 0, 8}
+	{                                                                                          \
+		"init", RPC_STRING, false, 0, 8                                                    \
+	}
 #define EXEC_PARAMS                                                                                \
 	{"argv", RPC_STRINGS}, {"env", RPC_STRINGS}, {"user", RPC_STRING, false, 0, 256},          \
 		{"workdir", RPC_STRING}, {"tty", RPC_BOOL}, {"rows", RPC_INT, false, 0, 65535},    \
 		{"cols", RPC_INT, false, 0, 65535},                                                \
-		{"timeout_ms", RPC_INT, false, 1, INT64_MAX / 1000}
+	{                                                                                          \
+		"timeout_ms", RPC_INT, false, 1, INT64_MAX / 1000                                  \
+	}
 
-static const struct rpc_param create_params[] = {{"name", RPC_STRING, false, 0, 256}, CREATE_PARAMS,
-	{"start", RPC_BOOL}, {NULL, RPC_END}};
+static const struct rpc_param create_params[] = {
+	{"name", RPC_STRING, false, 0, 256}, CREATE_PARAMS, {"start", RPC_BOOL}, {NULL, RPC_END}};
 static const struct rpc_param run_params[] = {CREATE_PARAMS, EXEC_PARAMS, {NULL, RPC_END}};
 static const struct rpc_param exec_params[] = {VM_WORD, EXEC_PARAMS, {NULL, RPC_END}};
 static const struct rpc_param op_params[] = {{"op_id", RPC_STRING, true, 0, 64}, {NULL, RPC_END}};
 static const struct rpc_param vm_params[] = {VM_WORD, {NULL, RPC_END}};
-static const struct rpc_param stop_params[] = {VM_WORD,
-	{"timeout_ms", RPC_INT, false, 1, INT32_MAX}, {NULL, RPC_END}};
+static const struct rpc_param stop_params[] = {
+	VM_WORD, {"timeout_ms", RPC_INT, false, 1, INT32_MAX}, {NULL, RPC_END}};
 static const struct rpc_param rm_params[] = {VM_WORD, {"force", RPC_BOOL}, {NULL, RPC_END}};
-static const struct rpc_param path_params[] = {VM_WORD, {"path", RPC_STRING, true, 0, 4096},
-	{NULL, RPC_END}};
-static const struct rpc_param logs_params[] = {VM_WORD, {"lines", RPC_INT, false, 0, INT32_MAX},
-	{"follow", RPC_BOOL}, {NULL, RPC_END}};
+static const struct rpc_param path_params[] = {
+	VM_WORD, {"path", RPC_STRING, true, 0, 4096}, {NULL, RPC_END}};
+static const struct rpc_param logs_params[] = {
+	VM_WORD, {"lines", RPC_INT, false, 0, INT32_MAX}, {"follow", RPC_BOOL}, {NULL, RPC_END}};
 
 const struct rpc_method api_vm_methods[] = {
 	{"vm.create", handle_create, RPC_CHANGE | RPC_HANGUP, create_params},

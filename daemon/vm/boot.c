@@ -67,8 +67,7 @@ static int open_parts(struct boot *b, struct banger_error *err)
 	if (r == 0)
 		r = parts_open_initrd(s, &b->kernel, features, &b->initrd_fd, err);
 	if (r == 0)
-		r = parts_choose_accel(
-			s, b->row.accel, b->kernel_fd, b->initrd_fd, &b->accel, err);
+		r = parts_choose_accel(s, b->row.accel, b->kernel_fd, b->initrd_fd, &b->accel, err);
 	if (r == 0)
 		r = disk_open(&b->row, b->vm, &b->image, &b->disks, err);
 	return r;
@@ -236,8 +235,8 @@ static int tell_end(struct vm *vm, struct machine *m, int r, struct banger_error
 	if (row.failure)
 		return banger_error_set(err, banger_code_from_errno(r), "VM \"%s\" failed: %s",
 			row.name, row.failure);
-	return banger_error_set(err, BANGER_CANCELLED, "VM \"%s\" was ended while it started (by %s)",
-		row.name, row.op_id);
+	return banger_error_set(err, BANGER_CANCELLED,
+		"VM \"%s\" was ended while it started (by %s)", row.name, row.op_id);
 }
 
 static int wait_agent(
@@ -245,8 +244,8 @@ static int wait_agent(
 {
 	int64_t begun = banger_monotonic_us();
 
-	int r = session_wait_ready(machine_session(m), begun + VM_BOOT_US,
-		op ? operation_cancel_fd(op) : -1, err);
+	int r = session_wait_ready(
+		machine_session(m), begun + VM_BOOT_US, op ? operation_cancel_fd(op) : -1, err);
 	if (r == 0) {
 		pthread_mutex_lock(&vm->service->lock);
 		vm->agent = true;

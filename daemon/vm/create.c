@@ -11,11 +11,10 @@
 #include <banger/log.h>
 #include "vm/create.h"
 
-static int check_words(
-	const struct vm_create *c, struct banger_vm *row, struct banger_error *err)
+static int check_words(const struct vm_create *c, struct banger_vm *row, struct banger_error *err)
 {
-	static const char *const accels[] = {"auto", "kvm", "tcg", NULL},
-				 *const inits[] = {"image", "agent", NULL};
+	static const char *const accels[] = {"auto", "kvm", "tcg", NULL}, *const inits[] = {"image",
+										  "agent", NULL};
 	int work, network, registry, accel, init;
 
 	if ((work = banger_vm_word("work_disk", banger_vm_works, c->work_disk, err)) < 0)
@@ -36,8 +35,7 @@ static int check_words(
 	return 0;
 }
 
-static int check_publish(
-	const struct vm_create *c, struct banger_vm *row, struct banger_error *err)
+static int check_publish(const struct vm_create *c, struct banger_vm *row, struct banger_error *err)
 {
 	struct publish p = {.n = 0};
 	int r = 0;

@@ -55,8 +55,8 @@ void disk_remove_dir(struct vm *vm)
 
 int disk_open_dir(struct vm *vm, struct banger_error *err)
 {
-	int fd = openat(vm->service->vms_fd, vm->id,
-		O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	int fd = openat(
+		vm->service->vms_fd, vm->id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 
 	if (fd < 0)
 		return banger_error_set_errno(

@@ -28,8 +28,8 @@ int spawn_check(const char *program, struct banger_error *err)
 		if (access(path, X_OK) == 0)
 			return 0;
 	}
-	return banger_error_set(err, BANGER_UNSUPPORTED,
-		"%s is not installed (Debian: qemu-system-x86)", program);
+	return banger_error_set(
+		err, BANGER_UNSUPPORTED, "%s is not installed (Debian: qemu-system-x86)", program);
 }
 
 /* What the child needs, all of it made before the fork. */
@@ -116,12 +116,8 @@ int spawn_vmm(const struct spawn *s, pid_t *ret, int *ret_pidfd, struct banger_e
 {
 	static char *const env[] = {(char *)"TMPDIR=.", (char *)"LC_ALL=C.UTF-8",
 		(char *)"PATH=/usr/local/bin:/usr/bin:/bin", NULL};
-	_cleanup_(child_done) struct child c = {.spawn = s,
-		.env = env,
-		.parent = getpid(),
-		.gate = {-1, -1},
-		.in = -1,
-		.out = -1};
+	_cleanup_(child_done) struct child c = {
+		.spawn = s, .env = env, .parent = getpid(), .gate = {-1, -1}, .in = -1, .out = -1};
 
 	memset(c.fds, -1, sizeof(c.fds));
 	int r = spawn_check(s->argv[0], err);

@@ -73,7 +73,8 @@ static int64_t find_lines(int fd, int64_t lines)
 		if (pread(fd, piece, want, at - (int64_t)want) != (ssize_t)want)
 			return 0;
 		for (size_t i = want; i > 0; i--)
-			if (piece[i - 1] == '\n' && at - (int64_t)(want - i) < st.st_size && lines-- <= 1)
+			if (piece[i - 1] == '\n' && at - (int64_t)(want - i) < st.st_size &&
+				lines-- <= 1)
 				return at - (int64_t)(want - i);
 		at -= (int64_t)want;
 	}
@@ -147,10 +148,11 @@ static int open_follow(struct follow *f, struct banger_error *err)
 		return banger_error_set_errno(err, errno, "cannot follow the VM's console");
 	if (f->in_fd < 0)
 		return 0;
-	f->console_fd = openat(
-		f->vm->dir_fd, VMM_CONSOLE_IN, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
-	return f->console_fd < 0 ? banger_error_set_errno(err, errno, "cannot open the VM's console")
-				 : 0;
+	f->console_fd =
+		openat(f->vm->dir_fd, VMM_CONSOLE_IN, O_RDWR | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW);
+	return f->console_fd < 0
+		       ? banger_error_set_errno(err, errno, "cannot open the VM's console")
+		       : 0;
 }
 
 static int follow(struct follow *f, struct banger_error *err)

@@ -130,7 +130,8 @@ static void on_session(void *arg, enum session_event event, const char *text)
 	if (event == SESSION_READY)
 		log_debug("the VM's agent is ready", KV_S("vm", m->name));
 	else
-		log_debug(event == SESSION_FAILED ? "the VM's agent gave up" : "the VM's agent is away",
+		log_debug(event == SESSION_FAILED ? "the VM's agent gave up"
+						  : "the VM's agent is away",
 			KV_S("vm", m->name), KV_S("reason", text));
 }
 
@@ -237,10 +238,8 @@ static int open_session(struct machine *m, int dir_fd, struct banger_error *err)
 
 	if (r < 0)
 		return r;
-	const struct session_options o = {.port = TAKE_FD(m->vmm.port),
-		.vm = m->name,
-		.event = on_session,
-		.arg = m};
+	const struct session_options o = {
+		.port = TAKE_FD(m->vmm.port), .vm = m->name, .event = on_session, .arg = m};
 	return session_new(&o, &m->session, err);
 }
 

@@ -103,7 +103,8 @@ static int recall_initrd(
 	pthread_mutex_lock(&s->lock);
 	for (size_t i = 0; i < INITRDS && fd < 0; i++)
 		if (s->initrds[i].fd >= 0 && strcmp(s->initrds[i].kernel_id, kernel_id) == 0 &&
-			s->initrds[i].features == features && same_file(&s->initrds[i].agent, agent))
+			s->initrds[i].features == features &&
+			same_file(&s->initrds[i].agent, agent))
 			fd = fcntl(s->initrds[i].fd, F_DUPFD_CLOEXEC, 0);
 	pthread_mutex_unlock(&s->lock);
 	return fd;

@@ -191,7 +191,8 @@ static int begin(struct vm_service *s, struct operation *op, const char *word, c
 	int r = vm_find(s, word, &vm, err);
 	if (r == 0 && vm->transient)
 		r = banger_error_set(err, BANGER_BAD_REQUEST,
-			"VM \"%s\" belongs to a running \"vm run\" and cannot be %s", vm->name, verb);
+			"VM \"%s\" belongs to a running \"vm run\" and cannot be %s", vm->name,
+			verb);
 	if (r == 0)
 		r = vm_claim(vm, operation_id(op), verb, err);
 	if (r == 0)
@@ -199,8 +200,8 @@ static int begin(struct vm_service *s, struct operation *op, const char *word, c
 	return r;
 }
 
-static int finish(struct vm *vm, struct operation *op, int r, struct banger_vm *ret,
-	struct banger_error *err)
+static int finish(
+	struct vm *vm, struct operation *op, int r, struct banger_vm *ret, struct banger_error *err)
 {
 	if (r == 0)
 		r = vm_copy(vm, ret, err);
@@ -267,8 +268,8 @@ static int stop(struct vm *vm, struct operation *op, int64_t timeout_ms, struct 
 	return r;
 }
 
-int vm_service_stop(struct vm_service *s, struct operation *op, const char *word, int64_t timeout_ms,
-	struct banger_vm *ret, struct banger_error *err)
+int vm_service_stop(struct vm_service *s, struct operation *op, const char *word,
+	int64_t timeout_ms, struct banger_vm *ret, struct banger_error *err)
 {
 	_cleanup_vmref_ struct vm *vm = NULL;
 
@@ -309,8 +310,9 @@ static int set_paused(struct vm *vm, bool pause, struct banger_error *err)
 		return r;
 	if (!m || row.state != from)
 		return pause ? vm_state_refuse(&row, "paused", err)
-			     : banger_error_set(err, BANGER_BAD_REQUEST, "VM \"%s\" is %s, not paused",
-				       row.name, banger_vm_state_name(row.state));
+			     : banger_error_set(err, BANGER_BAD_REQUEST,
+				       "VM \"%s\" is %s, not paused", row.name,
+				       banger_vm_state_name(row.state));
 	r = pause ? d->pause(machine_control(m), err) : d->resume(machine_control(m), err);
 	if (r == 0)
 		r = vm_transition(

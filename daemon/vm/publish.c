@@ -59,7 +59,8 @@ int publish_add(struct publish *p, const char *word, struct banger_error *err)
 			err, BANGER_BAD_REQUEST, "more than %d published ports", PUBLISH_MAX);
 	if (!parse(word, &one))
 		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"\"%s\" is no published port: it must be [ADDRESS:]HOST:GUEST[/tcp|/udp], with "
+			"\"%s\" is no published port: it must be [ADDRESS:]HOST:GUEST[/tcp|/udp], "
+			"with "
 			"an IPv4 address and ports from 1 to 65535",
 			word);
 	for (size_t i = 0; i < p->n; i++)
@@ -106,8 +107,8 @@ int publish_from_text(const char *text, struct publish *ret, struct banger_error
 	struct publish p = {.n = 0};
 
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
-		int r = publish_add(&p,
-			json_object_get_string(json_object_array_get_idx(list, i)) ?: "", err);
+		int r = publish_add(
+			&p, json_object_get_string(json_object_array_get_idx(list, i)) ?: "", err);
 		if (r < 0)
 			return r;
 	}
@@ -130,8 +131,8 @@ int publish_check(const struct publish *p, struct banger_error *err)
 		if (fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0)
 			continue;
 		if (errno == EADDRINUSE)
-			return banger_error_set(err, BANGER_BUSY, "port %u of %s is in use",
-				v->host, v->address);
+			return banger_error_set(
+				err, BANGER_BUSY, "port %u of %s is in use", v->host, v->address);
 		return banger_error_set_errno(
 			err, errno, "port %u of %s cannot be published", v->host, v->address);
 	}

@@ -50,8 +50,8 @@ static int open_socket(int dir_fd, const char *name, int *ret, struct banger_err
 
 	socket_path(&sun, dir_fd, name);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&sun, sizeof(sun)) < 0)
-		return banger_error_set(
-			err, BANGER_UNAVAILABLE, "QEMU cannot be reached: %s", strerrordesc_np(errno));
+		return banger_error_set(err, BANGER_UNAVAILABLE, "QEMU cannot be reached: %s",
+			strerrordesc_np(errno));
 	*ret = TAKE_FD(fd);
 	return 0;
 }
@@ -188,7 +188,8 @@ static void on_event(void *arg, const char *name, struct json_object *data)
 	static const struct {
 		const char *name;
 		enum vmm_event_kind kind;
-	} known[] = {{"STOP", VMM_PAUSED}, {"RESUME", VMM_RESUMED}, {"GUEST_PANICKED", VMM_PANICKED}};
+	} known[] = {
+		{"STOP", VMM_PAUSED}, {"RESUME", VMM_RESUMED}, {"GUEST_PANICKED", VMM_PANICKED}};
 	struct vmm_control *c = arg;
 
 	if (strcmp(name, "SHUTDOWN") == 0)
@@ -259,12 +260,13 @@ static int qemu_status(struct vmm_control *c, enum vmm_status *ret, struct bange
 	int r = qmp_command(c->qmp, "query-status", NULL, ANSWER_MS, &o, err);
 	if (r < 0)
 		return r;
-	const char *s = json_object_is_type(o, json_type_object) ? banger_json_str(o, "status") : NULL;
+	const char *s =
+		json_object_is_type(o, json_type_object) ? banger_json_str(o, "status") : NULL;
 	if (!s)
 		return banger_error_set(err, BANGER_INTERNAL, "QEMU does not say how it is");
-	*ret = strcmp(s, "running") == 0     ? VMM_IS_RUNNING
+	*ret = strcmp(s, "running") == 0    ? VMM_IS_RUNNING
 	       : strcmp(s, "shutdown") == 0 ? VMM_IS_OVER
-					     : VMM_IS_PAUSED;
+					    : VMM_IS_PAUSED;
 	return 0;
 }
 

@@ -130,24 +130,25 @@ static void disk_args(struct qemu_args *a, const struct vmm_spec *s, int i)
 	if (d->fd < 0)
 		return;
 	add2(a, "-add-fd", "fd=%d,set=%d", SPAWN_FIRST + QEMU_DISK + i, 2 * i);
-	add2(a, "-blockdev", "driver=file,node-name=file%d,filename=/dev/fdset/%d,discard=unmap,%s", i,
-		2 * i, cache);
+	add2(a, "-blockdev", "driver=file,node-name=file%d,filename=/dev/fdset/%d,discard=unmap,%s",
+		i, 2 * i, cache);
 	if (d->base_fd < 0) {
-		add2(a, "-blockdev", "driver=raw,node-name=disk%d,file=file%d,discard=unmap,%s", i, i,
-			cache);
+		add2(a, "-blockdev", "driver=raw,node-name=disk%d,file=file%d,discard=unmap,%s", i,
+			i, cache);
 	} else {
 		add2(a, "-add-fd", "fd=%d,set=%d", SPAWN_FIRST + QEMU_BASE + i, 2 * i + 1);
 		add2(a, "-blockdev",
-			"driver=file,node-name=basefile%d,filename=/dev/fdset/%d,read-only=on,locking=off",
+			"driver=file,node-name=basefile%d,filename=/dev/fdset/"
+			"%d,read-only=on,locking=off",
 			i, 2 * i + 1);
 		add2(a, "-blockdev", "driver=raw,node-name=base%d,file=basefile%d,read-only=on", i,
 			i);
 		add2(a, "-blockdev",
-			"driver=qcow2,node-name=disk%d,file=file%d,backing=base%d,discard=unmap,%s", i,
-			i, i, cache);
+			"driver=qcow2,node-name=disk%d,file=file%d,backing=base%d,discard=unmap,%s",
+			i, i, i, cache);
 	}
-	add2(a, "-device", "virtio-blk-device,drive=disk%d,serial=%s,werror=report,rerror=report", i,
-		d->serial);
+	add2(a, "-device", "virtio-blk-device,drive=disk%d,serial=%s,werror=report,rerror=report",
+		i, d->serial);
 }
 
 static void network_args(struct qemu_args *a, const struct vmm_spec *s)

@@ -29,8 +29,9 @@ int64_t recover_parse_stat(const char *text)
 	unsigned long long start;
 	char state;
 
-	if (!p || sscanf(p + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
-				"%*s %*s %*s %llu",
+	if (!p || sscanf(p + 1,
+			  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+			  "%*s %*s %*s %llu",
 			  &state, &start) != 2)
 		return -1;
 	return state == 'Z' || state == 'X' ? -1 : (int64_t)start;
@@ -70,8 +71,8 @@ enum recovery recover_decide(const struct banger_vm *row, const char *boot_id, i
 
 /* ---- what is done about it */
 
-static int set_state(struct vm *vm, enum banger_vm_state to, const char *failure,
-	struct banger_error *err)
+static int set_state(
+	struct vm *vm, enum banger_vm_state to, const char *failure, struct banger_error *err)
 {
 	_cleanup_vm_ struct banger_vm row = {0};
 
@@ -138,7 +139,8 @@ static int hold(struct vm *vm, const struct banger_vm *row, struct machine **ret
 	if (r == 0)
 		return 0;
 	/* Nobody would ever hear of it again. */
-	log_warn("a VM that runs cannot be reached and is ended", KV_S("vm", vm->name), KV_ERR(&err));
+	log_warn("a VM that runs cannot be reached and is ended", KV_S("vm", vm->name),
+		KV_ERR(&err));
 	kill_stranger(vmm.pid, row->pid_start);
 	return -ESRCH;
 }
@@ -163,7 +165,8 @@ static int find_again(struct vm *vm, const struct banger_vm *row, struct banger_
 	pthread_mutex_unlock(&vm->service->lock);
 	if (over)
 		return 0;
-	return set_state(vm, status == VMM_IS_PAUSED ? BANGER_VM_PAUSED : BANGER_VM_RUNNING, NULL, err);
+	return set_state(
+		vm, status == VMM_IS_PAUSED ? BANGER_VM_PAUSED : BANGER_VM_RUNNING, NULL, err);
 }
 
 static int recover_one(struct vm *vm, struct banger_error *err)

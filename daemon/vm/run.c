@@ -105,8 +105,8 @@ static int carry_files(struct vm_service *s, struct operation *op, const char *w
 	int r = find_running(s, word, &vm, &m, err);
 	if (r < 0)
 		return r;
-	r = session_wait_ready(machine_session(m), banger_monotonic_us() + READY_US,
-		operation_cancel_fd(op), err);
+	r = session_wait_ready(
+		machine_session(m), banger_monotonic_us() + READY_US, operation_cancel_fd(op), err);
 	if (r == 0)
 		r = how(machine_session(m), path, fd, operation_cancel_fd(op), err);
 	if (r < 0)
@@ -167,8 +167,8 @@ static void add_console(struct vm *vm, struct machine *m, struct banger_error *e
 	_cleanup_vm_ struct banger_vm row = {0};
 	struct banger_error whole;
 
-	if (machine_wait(m, VM_END_MS, -1, NULL) < 0 || vm_copy(vm, &row, NULL) < 0 || !row.failure ||
-		!err)
+	if (machine_wait(m, VM_END_MS, -1, NULL) < 0 || vm_copy(vm, &row, NULL) < 0 ||
+		!row.failure || !err)
 		return;
 	banger_error_set(&whole, err->code, "%.200s: %s", err->message, row.failure);
 	*err = whole;
@@ -185,7 +185,8 @@ static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exe
 		return r;
 	_cleanup_machine_ struct machine *m = vm_machine(vm);
 	if (!m)
-		return banger_error_set(err, BANGER_UNAVAILABLE, "the VM ended before its command did");
+		return banger_error_set(
+			err, BANGER_UNAVAILABLE, "the VM ended before its command did");
 	int64_t boot_by = begun + VM_BOOT_US;
 	r = session_wait_ready(machine_session(m), end_by && end_by < boot_by ? end_by : boot_by,
 		operation_cancel_fd(op), err);

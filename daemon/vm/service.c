@@ -10,8 +10,8 @@
 
 /* ---- who uses what */
 
-static int in_use(struct vm_service *s, const char *id, size_t at, const char *what,
-	struct banger_error *err)
+static int in_use(
+	struct vm_service *s, const char *id, size_t at, const char *what, struct banger_error *err)
 {
 	int r = 0;
 
@@ -170,7 +170,6 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 	snprintf(detail, sizeof(detail), "%s%s", v.reason,
 		v.kvm == ACCEL_NO ? "; VMs run under TCG" : "");
 	report(arg, "kvm", v.kvm != ACCEL_NO, detail, v.kvm == ACCEL_NO ? kvm_advice() : NULL);
-	bool bridge = vm_net_doctor(
-		s->deps.config, detail, sizeof(detail), advice, sizeof(advice));
+	bool bridge = vm_net_doctor(s->deps.config, detail, sizeof(detail), advice, sizeof(advice));
 	report(arg, "bridge", bridge, detail, advice[0] ? advice : NULL);
 }

@@ -28,12 +28,12 @@ bool vm_state_has_vmm(enum banger_vm_state s)
 
 int vm_state_refuse(const struct banger_vm *v, const char *verb, struct banger_error *err)
 {
-	const char *advice = v->state == BANGER_VM_PAUSED	? ": resume it first"
-			     : v->state == BANGER_VM_STARTING	? ": wait until it runs"
-			     : v->state == BANGER_VM_STOPPING	? ": wait until it has stopped"
-			     : !vm_state_has_vmm(v->state) ? ": start it first"
-							   : "";
+	const char *advice = v->state == BANGER_VM_PAUSED     ? ": resume it first"
+			     : v->state == BANGER_VM_STARTING ? ": wait until it runs"
+			     : v->state == BANGER_VM_STOPPING ? ": wait until it has stopped"
+			     : !vm_state_has_vmm(v->state)    ? ": start it first"
+							      : "";
 
-	return banger_error_set(err, BANGER_BAD_REQUEST, "VM \"%s\" is %s and cannot be %s%s", v->name,
-		banger_vm_state_name(v->state), verb, advice);
+	return banger_error_set(err, BANGER_BAD_REQUEST, "VM \"%s\" is %s and cannot be %s%s",
+		v->name, banger_vm_state_name(v->state), verb, advice);
 }

@@ -77,8 +77,7 @@ int vm_enlist(struct vm *vm, struct banger_error *err)
 		vm->refs++;
 	}
 	pthread_mutex_unlock(&s->lock);
-	return taken ? banger_error_set(
-			       err, BANGER_EXISTS, "VM name \"%s\" is taken", vm->name)
+	return taken ? banger_error_set(err, BANGER_EXISTS, "VM name \"%s\" is taken", vm->name)
 		     : 0;
 }
 
@@ -197,8 +196,8 @@ static int try_claim(struct vm *vm, const char *op_id, const char *verb, struct 
 	if (vm->gone)
 		return banger_error_set(err, BANGER_NOT_FOUND, "VM \"%s\" not found", vm->name);
 	if (vm->claim[0])
-		return banger_error_set(err, BANGER_BUSY, "VM \"%s\" is being %s (by %s)",
-			vm->name, vm->claim_verb, vm->claim);
+		return banger_error_set(err, BANGER_BUSY, "VM \"%s\" is being %s (by %s)", vm->name,
+			vm->claim_verb, vm->claim);
 	snprintf(vm->claim, sizeof(vm->claim), "%s", op_id);
 	vm->claim_verb = verb;
 	return 0;
@@ -300,7 +299,9 @@ int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, voi
 	_cleanup_(publication_leavep) struct publication_lock *held =
 		publication_enter(s->deps.publication);
 	_cleanup_vm_ struct banger_vm row = {0};
+	struct banger_error unheard = {0};
 
+	err = err ?: &unheard;
 	int r = vm_copy(vm, &row, err);
 	if (r < 0)
 		return r;
@@ -315,7 +316,8 @@ int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, voi
 	if (r < 0 && vm_state_has_vmm(to))
 		return r;
 	if (r < 0)
-		log_err("a VM's state could not be written down", KV_S("vm", row.name), KV_ERR(err));
+		log_err("a VM's state could not be written down", KV_S("vm", row.name),
+			KV_ERR(err));
 	log_info("VM changed", KV_S("vm", row.name), KV_S("from", banger_vm_state_name(from)),
 		KV_S("state", banger_vm_state_name(to)), KV_S("failure", row.failure));
 	tell(s, &row, banger_vm_state_name(to));
@@ -323,8 +325,8 @@ int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, voi
 	return 0;
 }
 
-int vm_put_row(struct vm *vm, const struct banger_vm *from, const char *change,
-	struct banger_error *err)
+int vm_put_row(
+	struct vm *vm, const struct banger_vm *from, const char *change, struct banger_error *err)
 {
 	struct vm_service *s = vm->service;
 	_cleanup_(publication_leavep) struct publication_lock *held =

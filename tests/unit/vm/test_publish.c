@@ -19,7 +19,8 @@ static void good(void **state)
 	assert_int_equal(publish_add(&p, "0.0.0.0:53:5353/udp", NULL), 0);
 	assert_int_equal(publish_add(&p, "127.0.0.1:8081:65535/tcp", NULL), 0);
 	assert_int_equal(publish_to_text(&p, &text), 0);
-	assert_string_equal(text, "[\"127.0.0.1:8080:80/tcp\",\"0.0.0.0:53:5353/udp\",\"127.0.0.1:8081:65535/tcp\"]");
+	assert_string_equal(text,
+		"[\"127.0.0.1:8080:80/tcp\",\"0.0.0.0:53:5353/udp\",\"127.0.0.1:8081:65535/tcp\"]");
 	struct publish again;
 	assert_int_equal(publish_from_text(text, &again, NULL), 0);
 	assert_int_equal(again.n, 3);
@@ -28,9 +29,9 @@ static void good(void **state)
 
 static void bad(void **state)
 {
-	static const char *const words[] = {"", "80", ":80", "80:", "0:80", "80:65536", "x:80", "80:80/sctp",
-		"80:80/", "1.2.3:80:80", "localhost:80:80", "[::1]:80:80", "1.2.3.4:80:80:80", "-1:80",
-		"080808:80", "127.0.0.1,x=y:80:80", "80:80/tcp,x"};
+	static const char *const words[] = {"", "80", ":80", "80:", "0:80", "80:65536", "x:80",
+		"80:80/sctp", "80:80/", "1.2.3:80:80", "localhost:80:80", "[::1]:80:80",
+		"1.2.3.4:80:80:80", "-1:80", "080808:80", "127.0.0.1,x=y:80:80", "80:80/tcp,x"};
 
 	for (size_t i = 0; i < ELEMENTSOF(words); i++) {
 		struct publish p = {.n = 0};

@@ -52,7 +52,8 @@ static void a_plain_one(void **state)
 
 	join(&plain, line);
 	has(line, "qemu -name guest=banger-web,process=banger-vm-01234567,");
-	has(line, "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+	has(line,
+		"-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 	has(line, "-nodefaults -no-user-config -no-reboot");
 	has(line, "banger.op=op-0123456789ab");
 	has(line, "-mon chardev=control,mode=control");
@@ -132,10 +133,10 @@ static void empty_qcow2(void **state)
 	assert_int_equal(qcow2_make(fileno(f), 5LL << 30), 0);
 	assert_int_equal(pread(fileno(f), h, sizeof(h), 0), sizeof(h));
 	assert_memory_equal(h, "QFI\xfb", 4);
-	assert_int_equal(big_endian(h + 4, 4), 3);	     /* version */
-	assert_int_equal(big_endian(h + 8, 8), 0);	     /* no backing file by name */
+	assert_int_equal(big_endian(h + 4, 4), 3);          /* version */
+	assert_int_equal(big_endian(h + 8, 8), 0);          /* no backing file by name */
 	assert_int_equal(big_endian(h + 24, 8), 5LL << 30); /* size */
-	assert_int_equal(big_endian(h + 36, 4), 10);	     /* L1 entries, of 512 MiB each */
+	assert_int_equal(big_endian(h + 36, 4), 10);        /* L1 entries, of 512 MiB each */
 	assert_int_equal(fstat(fileno(f), &st), 0);
 	assert_int_equal(st.st_size, 4 << 16);
 	assert_int_equal(qcow2_make(fileno(f), 0), -EFBIG);
@@ -146,7 +147,8 @@ static void empty_qcow2(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(a_plain_one), cmocka_unit_test(an_overlay),
-		cmocka_unit_test(a_network), cmocka_unit_test(a_bare_one), cmocka_unit_test(empty_qcow2)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(a_plain_one),
+		cmocka_unit_test(an_overlay), cmocka_unit_test(a_network),
+		cmocka_unit_test(a_bare_one), cmocka_unit_test(empty_qcow2)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -48,12 +48,13 @@ static void messages(void **state)
 		{"{\"QMP\":{\"version\":{},\"capabilities\":[]}}", QMP_GREETING, -1, NULL},
 		{"{\"return\":{},\"id\":7}", QMP_RETURN, 7, NULL},
 		{"{\"return\":null}", QMP_RETURN, -1, NULL},
-		{"{\"error\":{\"class\":\"GenericError\",\"desc\":\"no\"},\"id\":8}", QMP_ERROR, 8, "no"},
+		{"{\"error\":{\"class\":\"GenericError\",\"desc\":\"no\"},\"id\":8}", QMP_ERROR, 8,
+			"no"},
 		{"{\"error\":5}", QMP_ERROR, -1, "no reason given"},
 		{"{\"event\":\"STOP\",\"timestamp\":{}}", QMP_EVENT, -1, "STOP"},
 	};
-	static const char *const bad[] = {"", "{", "[]", "{}", "{\"QMP\":1}", "{\"event\":7}", "{\"id\":1}",
-		"\"return\"", "{\"return\":{}} x"};
+	static const char *const bad[] = {"", "{", "[]", "{}", "{\"QMP\":1}", "{\"event\":7}",
+		"{\"id\":1}", "\"return\"", "{\"return\":{}} x"};
 	struct qmp_message m;
 
 	for (size_t i = 0; i < ELEMENTSOF(good); i++) {
@@ -122,9 +123,12 @@ static void *be_qemu(void *arg)
 		}
 		id = strtol(at + 5, NULL, 10);
 		if (f->mode == ANSWERS)
-			snprintf(text, sizeof(text), "{\"return\":{},\"id\":%ld}\n{\"return\":{\"n\":1},\"id\":%ld}\n", id + 90, id);
+			snprintf(text, sizeof(text),
+				"{\"return\":{},\"id\":%ld}\n{\"return\":{\"n\":1},\"id\":%ld}\n",
+				id + 90, id);
 		else if (f->mode == REFUSES)
-			snprintf(text, sizeof(text), "{\"error\":{\"desc\":\"not now\"},\"id\":%ld}\n", id);
+			snprintf(text, sizeof(text),
+				"{\"error\":{\"desc\":\"not now\"},\"id\":%ld}\n", id);
 		else if (f->mode == LIES)
 			snprintf(text, sizeof(text), "this is not JSON\n");
 		else
@@ -207,7 +211,8 @@ static void trouble(void **state)
 		struct fixture f;
 
 		begin(&f, all[i].mode);
-		assert_int_equal(qmp_command(f.qmp, "stop", NULL, 200, NULL, &err), all[i].expected);
+		assert_int_equal(
+			qmp_command(f.qmp, "stop", NULL, 200, NULL, &err), all[i].expected);
 		assert_non_null(strstr(err.message, all[i].words));
 		end(&f);
 	}
@@ -216,6 +221,7 @@ static void trouble(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(lines), cmocka_unit_test(messages),
-		cmocka_unit_test(answers), cmocka_unit_test(many_at_once), cmocka_unit_test(trouble)};
+		cmocka_unit_test(answers), cmocka_unit_test(many_at_once),
+		cmocka_unit_test(trouble)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -118,7 +118,8 @@ static int setup(void **state)
 	strcpy(f->dir, "/tmp/banger-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->helper, sizeof(f->helper), "%s/none", f->dir);
-	f->config = (struct banger_config){.state_dir = f->dir, .helper_socket = f->helper, .accel = (char *)"tcg"};
+	f->config = (struct banger_config){
+		.state_dir = f->dir, .helper_socket = f->helper, .accel = (char *)"tcg"};
 	f->dir_fd = open(f->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(store_open(f->dir_fd, f->dir, &f->store, NULL), 0);
 	assert_int_equal(publication_lock_new(&f->publication), 0);
@@ -317,7 +318,8 @@ static void no_directory(void **state)
 	struct fixture *f = *state;
 
 	leave(f, BANGER_VM_STOPPED, 0, 0);
-	assert_int_equal(renameat(f->dir_fd, "vms/0123456789abcdef", f->dir_fd, "vms/somethingelse"), 0);
+	assert_int_equal(
+		renameat(f->dir_fd, "vms/0123456789abcdef", f->dir_fd, "vms/somethingelse"), 0);
 	begin(f);
 	expect(f, BANGER_VM_FAILED, "its directory is gone");
 	/* What has no row has gone, too. */

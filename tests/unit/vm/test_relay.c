@@ -169,16 +169,13 @@ static void act_cat(int port)
 			return;
 		else
 			memcpy(held + n, f.payload, f.len), n += f.len;
-		uint32_t k = n < window ? n : window;
-		k = k < AGENT_DATA_MAX ? k : AGENT_DATA_MAX;
-		if (k == 0)
-			continue;
-		say(port, AGENT_STDOUT, 1, held, k);
-		memmove(held, held + k, n - k);
-		n -= k;
-		window -= k;
-		agent_put_u32(credit, k);
-		say(port, AGENT_CREDIT, 1, credit, 5);
+		for (uint32_t k; (k = n < window ? n : window) > 0; n -= k, window -= k) {
+			k = k < AGENT_DATA_MAX ? k : AGENT_DATA_MAX;
+			say(port, AGENT_STDOUT, 1, held, k);
+			memmove(held, held + k, n - k);
+			agent_put_u32(credit, k);
+			say(port, AGENT_CREDIT, 1, credit, 5);
+		}
 	}
 	for (; n > 0; n = 0)
 		say(port, AGENT_STDOUT, 1, held, n);

@@ -27,7 +27,8 @@ static void followers(void **state)
 
 	for (size_t i = 0; i < ELEMENTSOF(table); i++)
 		for (int to = 0; to < BANGER_VM_STATE_COUNT; to++)
-			assert_int_equal(vm_state_may_follow(table[i].from, to), table[i].to[to] == '1');
+			assert_int_equal(
+				vm_state_may_follow(table[i].from, to), table[i].to[to] == '1');
 	assert_false(vm_state_may_follow(BANGER_VM_STATE_COUNT, BANGER_VM_STOPPED));
 	assert_false(vm_state_may_follow(BANGER_VM_CREATED, BANGER_VM_STATE_COUNT));
 }
@@ -46,7 +47,8 @@ static void refusals(void **state)
 	struct banger_error err;
 
 	assert_int_equal(vm_state_refuse(&v, "paused", &err), -EINVAL);
-	assert_string_equal(err.message, "VM \"web\" is stopped and cannot be paused: start it first");
+	assert_string_equal(
+		err.message, "VM \"web\" is stopped and cannot be paused: start it first");
 	v.state = BANGER_VM_RUNNING;
 	assert_int_equal(vm_state_refuse(&v, "resumed", &err), -EINVAL);
 	assert_string_equal(err.message, "VM \"web\" is running and cannot be resumed");
@@ -54,11 +56,13 @@ static void refusals(void **state)
 
 static void what_a_start_finds(void **state)
 {
-	struct banger_vm v = {.state = BANGER_VM_RUNNING, .pid = 10, .pid_start = 500, .boot_id = "a"};
+	struct banger_vm v = {
+		.state = BANGER_VM_RUNNING, .pid = 10, .pid_start = 500, .boot_id = "a"};
 
 	assert_int_equal(recover_decide(&v, "a", 500), RECOVER_FIND);
 	assert_int_equal(recover_decide(&v, "a", -1), RECOVER_DEAD);
-	assert_int_equal(recover_decide(&v, "a", 501), RECOVER_DEAD); /* another process has its pid */
+	assert_int_equal(
+		recover_decide(&v, "a", 501), RECOVER_DEAD); /* another process has its pid */
 	assert_int_equal(recover_decide(&v, "b", 500), RECOVER_REBOOTED);
 	v.state = BANGER_VM_STARTING;
 	assert_int_equal(recover_decide(&v, "a", 500), RECOVER_FIND);
@@ -86,8 +90,8 @@ static void stat_texts(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(followers), cmocka_unit_test(no_dead_ends),
-		cmocka_unit_test(refusals), cmocka_unit_test(what_a_start_finds),
-		cmocka_unit_test(stat_texts)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(followers),
+		cmocka_unit_test(no_dead_ends), cmocka_unit_test(refusals),
+		cmocka_unit_test(what_a_start_finds), cmocka_unit_test(stat_texts)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The inside of the agent: PID 1 of a VM, from the initrd to power-off. One thread, one poll(2)
- * loop.
+ * The inside of the agent: /init of a VM, from the initrd to power-off. One thread, one poll(2) loop.
  *
- * What the daemon puts into the initrd beside the agent (as /init):
- *	/modules.list   paths of kernel modules in the initrd, one a line, in the order in which to
- * load them and onto the kernel's command line: banger.op=OP_ID banger.name=NAME
- * banger.root=/dev/vda [banger.ro]
+ * What the daemon puts into the initrd beside the agent:
+ *	/modules.list   paths of kernel modules in the initrd, one a line, in the order in which to load them
+ * and onto the kernel's command line: see banger/agent.h.
  */
 #ifndef BANGER_AGENT_INTERNAL_H
 #define BANGER_AGENT_INTERNAL_H
@@ -18,19 +16,41 @@ struct boot_options {
 	char op_id[16];
 	char name[129];
 	char root[64];
-	bool read_only;
+	char work[320];   /* DEVICE:DIR */
+	char ip[128];     /* ADDRESS/PREFIX[,GATEWAY[,DNS]] */
+	char registry[8]; /* ro, rw */
+	char init[8];     /* image */
+	bool read_only, grow;
 };
 
-/* ---- boot.c: until the image's root is the root. Each returns 0 or -errno, with a sentence in
- * why. */
+/* Each returns 0 or -errno, with a sentence in why. */
 #define WHY_MAX 512
+int fail(char *why, int errnum, const char *what, const char *on);
+
+/* ---- boot.c: until the image's root is the root. */
 int boot_mounts(char *why);
 void boot_options_read(struct boot_options *ret);
 int boot_modules(char *why);
 /* Open the agent's port, waiting for it to appear. Returns the descriptor. */
 int boot_port(char *why);
 int boot_root(const struct boot_options *o, char *why);
-/* End everything: kill, sync, restart or halt. Never returns. */
+/* What comes after the root: the work disk, the registry. */
+int boot_disks(const struct boot_options *o, char *why);
+/* Wait a little for a path to appear. */
+int wait_for(const char *path);
+
+/* ---- network.c */
+int boot_network(const struct boot_options *o, char *why);
+
+/* ---- init.c: the image's own init, and the end. */
+enum init_kind { INIT_NONE, INIT_SYSTEMD, INIT_BUSYBOX, INIT_OTHER };
+/* What /sbin/init of the image is; *ret_path: what to run. */
+enum init_kind init_find(const char **ret_path);
+/* Ask it to power the machine off. */
+void init_ask(enum init_kind kind);
+/* Become it. Returns only when that cannot be done, with -errno. */
+int init_become(const char *path, char *why);
+/* End everything: kill, unmount, sync, restart or halt. Never returns. */
 __attribute__((noreturn)) void power_off(void);
 
 /* ---- user.c: names of users in the image's own files. */
@@ -44,7 +64,7 @@ struct user {
 /* spec as in struct agent_exec. -ENOENT: there is no such user or group. */
 int user_find(const char *spec, struct user *ret, char *why);
 
-/* ---- program.c: programs that the host started. */
+/* ---- program.c: programs and transfers that the host started. */
 struct stream {
 	int fd;          /* of ours, of the pipe; -1 once it is closed */
 	uint32_t window; /* stdin: bytes the host may still send; else bytes we may still send */
@@ -52,24 +72,71 @@ struct stream {
 		     -1 */
 };
 struct program {
-	uint16_t channel;
+	uint16_t channel; /* 0: apart from the host */
 	pid_t pid;
 	bool ended; /* reaped; status is known */
 	int status;
+	bool tty, transfer, main;
+	int64_t ended_at; /* milliseconds */
 	struct stream in, out, err;
 	uint8_t *pending; /* stdin that the program has not taken yet: AGENT_WINDOW bytes at most */
 	size_t pending_off, pending_len;
 	bool in_ended;
+	bool in_line;   /* tty: the last character of stdin did not end a line */
 	uint32_t taken; /* stdin bytes for which credit is owed */
 	struct program *next;
 };
 /* Start it. 0 and *ret, or -errno with why (the program does not run then). */
 int program_start(uint16_t channel, const struct agent_exec *e, struct program **ret, char *why);
+/* A transfer is a child of ours: its stdin or stdout is the tar stream; what goes wrong it says on its stderr, as a
+ * struct transfer_report. */
+int transfer_start(uint16_t channel, bool put, const char *path, struct program **ret, char *why);
+struct transfer_report {
+	int errnum;
+	char why[WHY_MAX];
+};
 void program_free(struct program *p);
+/* To its process group; on a terminal to the one in the foreground. */
+void program_signal(const struct program *p, int sig);
 
-/* ---- serve.c: the protocol. Returns when the host asked for power-off or went away. */
-void serve(int port);
+/* ---- tar_put.c, tar_get.c: 0 or -errno and why. */
+int tar_put(int fd, const char *dir, char *why);
+int tar_get(int fd, const char *path, char *why);
+
+/* ---- port.c: frames out, bytes in. */
+struct port {
+	int fd, events; /* events: an epoll of it, edge-triggered (its POLLHUP lasts while no host is there) */
+	bool attached; /* frames are understood; else ATTACH is looked for */
+	bool lost;     /* no host is there */
+	bool overflow; /* a host that does not read asked for more than the queue holds */
+	uint8_t token[AGENT_TOKEN];
+	struct agent_reader reader;
+	size_t q_off, q_len; /* unsent */
+	uint8_t queue[1024 * 1024];
+};
+int port_init(struct port *p, int fd);
+void port_say(struct port *p, enum agent_type type, uint16_t channel, const void *a, size_t a_len,
+	const void *b, size_t b_len);
+void port_say_u32(struct port *p, enum agent_type type, uint16_t channel, uint32_t v);
+void port_hello(struct port *p, bool padded);
+/* Forget what was said and heard. */
+void port_reset(struct port *p);
+size_t port_queued(const struct port *p);
+/* -errno: the port cannot be used any more. */
+int port_flush(struct port *p);
+/* Read some. 1: there may be frames; 0: nothing is there; negative: the host went away. */
+int port_read(struct port *p);
+
+/* ---- serve.c: the protocol. Returns when the VM shall end. */
+struct serve_options {
+	int port;
+	enum init_kind init; /* that runs beside us */
+	bool again;          /* an agent before this one has ended */
+};
+void serve(const struct serve_options *o);
 /* Say on the port why the VM cannot be used. */
 void serve_failed(int port, const char *why);
+
+int64_t now_ms(void);
 
 #endif

@@ -14,11 +14,11 @@
 #include <banger/op.h>
 #include <dirent.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <string.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/reboot.h>
+#include <sys/statfs.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -37,7 +37,7 @@ static const struct {
 	{"sysfs", "/sys", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
 };
 
-static int fail(char *why, int errnum, const char *what, const char *on)
+int fail(char *why, int errnum, const char *what, const char *on)
 {
 	snprintf(why, WHY_MAX, "%s%s%s: %s", what, on ? " " : "", on ?: "",
 		strerrordesc_np(errnum) ?: "error");
@@ -63,30 +63,34 @@ static void sleep_ms(int ms)
 	nanosleep(&t, NULL);
 }
 
-static void take(char *to, size_t size, const char *from)
-{
-	snprintf(to, size, "%s", from);
-}
-
 void boot_options_read(struct boot_options *ret)
 {
 	_cleanup_close_ int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
-	char line[4096];
-	char *save = NULL;
+	struct boot_options o = {.root = "/dev/vda"};
+	const struct {
+		const char *word;
+		char *to;
+		size_t size;
+	} words[] = {{"banger.name=", o.name, sizeof(o.name)},
+		{"banger.root=", o.root, sizeof(o.root)}, {"banger.work=", o.work, sizeof(o.work)},
+		{"banger.ip=", o.ip, sizeof(o.ip)},
+		{"banger.registry=", o.registry, sizeof(o.registry)},
+		{"banger.init=", o.init, sizeof(o.init)}, {"banger.op=", o.op_id, sizeof(o.op_id)}};
+	char line[4096], *save = NULL;
 
-	*ret = (struct boot_options){.root = "/dev/vda"};
 	ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof(line) - 1);
 	line[n > 0 ? n : 0] = '\0';
 	for (char *w = strtok_r(line, " \n", &save); w; w = strtok_r(NULL, " \n", &save)) {
-		if (strncmp(w, "banger.op=", 10) == 0 && banger_op_id_valid(w + 10))
-			take(ret->op_id, sizeof(ret->op_id), w + 10);
-		else if (strncmp(w, "banger.name=", 12) == 0)
-			take(ret->name, sizeof(ret->name), w + 12);
-		else if (strncmp(w, "banger.root=", 12) == 0)
-			take(ret->root, sizeof(ret->root), w + 12);
-		else if (strcmp(w, "banger.ro") == 0)
-			ret->read_only = true;
+		for (size_t i = 0; i < ELEMENTSOF(words); i++)
+			if (strncmp(w, words[i].word, strlen(words[i].word)) == 0)
+				snprintf(words[i].to, words[i].size, "%s",
+					w + strlen(words[i].word));
+		o.read_only |= strcmp(w, "banger.ro") == 0;
+		o.grow |= strcmp(w, "banger.grow") == 0;
 	}
+	if (!banger_op_id_valid(o.op_id))
+		o.op_id[0] = '\0';
+	*ret = o;
 }
 
 /* EEXIST: built in, or loaded already. The file is not needed again: its memory is given back. */
@@ -160,10 +164,10 @@ int boot_port(char *why)
 	return fail(why, ENODEV, "the VM has no virtio-serial port", AGENT_PORT);
 }
 
-static int wait_for(const char *device)
+int wait_for(const char *path)
 {
 	for (int waited = 0; waited < DEVICE_WAIT_MS; waited += 5) {
-		if (access(device, F_OK) == 0)
+		if (access(path, F_OK) == 0)
 			return 0;
 		sleep_ms(5);
 	}
@@ -186,10 +190,59 @@ static int mount_root(const struct boot_options *o, char *why)
 	return 0;
 }
 
+/* The kernel grows a mounted filesystem; e2fsprogs' resize2fs asks it by the same call. */
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
+
+static int grow(const char *device, char *why)
+{
+	_cleanup_close_ int disk = open(device, O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int root = open(NEW_ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct statfs st;
+	uint64_t size = 0;
+
+	if (disk < 0 || root < 0 || ioctl(disk, BLKGETSIZE64, &size) < 0 || fstatfs(root, &st) < 0)
+		return fail(why, errno, "cannot find out how large the disk is:", device);
+	uint64_t blocks = size / st.f_bsize;
+	if (ioctl(root, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+		return fail(why, errno, "the root filesystem cannot grow to the size of the disk",
+			NULL);
+	return 0;
+}
+
+/* What programs expect and an image seldom carries. Failing here is theirs to notice. */
+static void mount_more(void)
+{
+	static const struct {
+		const char *type, *dir, *options;
+		mode_t mode;
+		unsigned long flags;
+	} more[] = {
+		{"devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666", 0755, MS_NOSUID | MS_NOEXEC},
+		{"tmpfs", "/dev/shm", "mode=1777", 01777, MS_NOSUID | MS_NODEV},
+		{"tmpfs", "/run", "mode=0755", 0755, MS_NOSUID | MS_NODEV},
+		{"cgroup2", "/sys/fs/cgroup", NULL, 0755, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+	};
+	static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"},
+		{"/proc/self/fd/0", "/dev/stdin"}, {"/proc/self/fd/1", "/dev/stdout"},
+		{"/proc/self/fd/2", "/dev/stderr"}};
+
+	for (size_t i = 0; i < ELEMENTSOF(more); i++) {
+		mkdir(more[i].dir, more[i].mode);
+		if (mount(more[i].type, more[i].dir, more[i].type, more[i].flags, more[i].options) <
+			0)
+			log_debug("cannot mount", KV_S("path", more[i].dir));
+	}
+	for (size_t i = 0; i < ELEMENTSOF(links); i++)
+		if (symlink(links[i][0], links[i][1]) < 0)
+			log_debug("cannot make a link", KV_S("path", links[i][1]));
+}
+
 int boot_root(const struct boot_options *o, char *why)
 {
 	int r = mount_root(o, why);
 
+	if (r == 0 && o->grow && !o->read_only)
+		r = grow(o->root, why);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < ELEMENTSOF(mounts); i++) {
@@ -203,31 +256,67 @@ int boot_root(const struct boot_options *o, char *why)
 	if (chdir(NEW_ROOT) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
 		chdir("/") < 0)
 		return fail(why, errno, "cannot switch to the image's root filesystem", NULL);
-	/* What programs expect and an image seldom carries. Failing here is theirs to notice. */
-	mkdir("/dev/pts", 0755);
-	mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666");
-	mkdir("/dev/shm", 01777);
-	mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777");
-	mkdir("/run", 0755);
-	mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755");
-	if (symlink("/proc/self/fd", "/dev/fd") < 0 ||
-		symlink("/proc/self/fd/0", "/dev/stdin") < 0 ||
-		symlink("/proc/self/fd/1", "/dev/stdout") < 0 ||
-		symlink("/proc/self/fd/2", "/dev/stderr") < 0)
-		log_debug("cannot make the links in /dev");
+	mount_more();
 	if (o->name[0] && sethostname(o->name, strlen(o->name) < 64 ? strlen(o->name) : 64) < 0)
 		log_warn("cannot set the host name", KV_S("error", strerrordesc_np(errno)));
 	return 0;
 }
 
-void power_off(void)
+/* Make a directory and those above it, as far as they are missing. */
+static void make_dirs(const char *dir)
 {
-	kill(-1, SIGKILL);
-	sync();
-	mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
-	/* QEMU runs with -no-reboot: a restart ends it, on machine types without a power switch
-	 * too. */
-	reboot(RB_AUTOBOOT);
-	for (;;)
-		pause();
+	char path[512];
+
+	snprintf(path, sizeof(path), "%s", dir);
+	for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
+		*p = '\0';
+		mkdir(path, 0755);
+		*p = '/';
+	}
+	mkdir(path, 0755);
+}
+
+/* DEVICE:DIR or DEVICE:~USER */
+static int mount_work(const char *work, char *why)
+{
+	char device[320];
+	struct user u;
+
+	snprintf(device, sizeof(device), "%s", work);
+	char *dir = strchr(device, ':');
+	if (!dir || (dir[1] != '/' && dir[1] != '~'))
+		return fail(why, EINVAL, "banger.work says no DEVICE:DIR", NULL);
+	*dir++ = '\0';
+	if (*dir == '~') {
+		int r = user_find(dir + 1, &u, why);
+		if (r < 0)
+			return r;
+		dir = u.home;
+	}
+	if (strcmp(dir, "/") == 0)
+		return fail(
+			why, EINVAL, "the work disk cannot be mounted at the user's home,", dir);
+	int r = wait_for(device);
+	if (r < 0)
+		return fail(why, -r, "the VM has no disk", device);
+	make_dirs(dir);
+	if (mount(device, dir, "ext4", MS_NOSUID | MS_NODEV, NULL) < 0)
+		return fail(why, errno, "cannot mount the work disk at", dir);
+	return 0;
+}
+
+static int mount_registry(const char *how, char *why)
+{
+	mkdir("/banger", 0755);
+	if (mount("banger", "/banger", "virtiofs", strcmp(how, "rw") == 0 ? 0 : MS_RDONLY, NULL) <
+		0)
+		return fail(why, errno, "cannot mount the registry at", "/banger");
+	return 0;
+}
+
+int boot_disks(const struct boot_options *o, char *why)
+{
+	int r = o->work[0] ? mount_work(o->work, why) : 0;
+
+	return r == 0 && o->registry[0] ? mount_registry(o->registry, why) : r;
 }

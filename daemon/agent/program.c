@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Starting a program: user, environment, working directory, three pipes, a session of its own.
+ * Starting a program: user, environment, working directory, three pipes or a terminal, a session of its own.
  *
  * Between fork and exec the child reports what fails through a pipe that closes on exec, so a
  * program that cannot be started is told from one that ended with 127. PATH is searched as execvp
  * does, in the environment that the program will have.
+ *
+ * A transfer is the same without an exec: the child carries the tar stream, so whatever happens to it there happens
+ * to it alone.
  */
 #include "agent.h"
 #include <banger/cleanup.h>
@@ -12,16 +15,18 @@
 #include <grp.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <termios.h>
 
+#define PIPE_SIZE (256 * 1024) /* fewer turns between two programs and us */
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* What the child tells: which step failed, and errno. */
 struct report {
 	int step, errnum;
 };
-enum { STEP_USER = 1, STEP_WORKDIR, STEP_EXEC };
+enum { STEP_USER = 1, STEP_TTY, STEP_WORKDIR, STEP_EXEC };
 
 static bool has_variable(const char **env, const char *name)
 {
@@ -42,6 +47,10 @@ static void set_environment(const struct agent_exec *e, const struct user *u)
 		setenv("HOME", u->home, 1);
 	if (u->name[0] && !has_variable(e->env, "USER"))
 		setenv("USER", u->name, 1);
+	if (u->shell[0] && !has_variable(e->env, "SHELL"))
+		setenv("SHELL", u->shell, 1);
+	if ((e->flags & AGENT_EXEC_TTY) && !has_variable(e->env, "TERM"))
+		setenv("TERM", "xterm", 1);
 	for (const char **v = e->env; *v; v++)
 		putenv((char *)*v);
 }
@@ -53,22 +62,41 @@ static int become(const struct user *u)
 	return 0;
 }
 
+/* What fork() has left of the agent in a child. */
+static void be_ordinary(void)
+{
+	sigset_t none;
+
+	setsid();
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	signal(SIGPIPE, SIG_DFL);
+	/* An agent beside an init is spared when memory is short; what it starts is not. */
+	if (getppid() != 1) {
+		_cleanup_close_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+		if (fd >= 0 && write(fd, "0", 1) != 1)
+			errno = 0;
+	}
+}
+
 /* In the child. Never returns. */
 static void run(const struct agent_exec *e, const struct user *u, const int std[3], int report_fd)
 {
 	struct report report = {STEP_EXEC, 0};
 	const char *dir = *e->workdir ? e->workdir : u->home;
-	sigset_t none;
+	bool tty = e->flags & AGENT_EXEC_TTY;
 
-	setsid();
+	be_ordinary();
 	for (int i = 0; i < 3; i++)
 		dup2(std[i], i);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
 	set_environment(e, u);
-	int r = become(u);
-	if (r < 0) {
+	if (tty && ioctl(0, TIOCSCTTY, 0) < 0)
+		report = (struct report){STEP_TTY, errno};
+	else if (tty && fchown(0, u->uid, -1) < 0)
+		report = (struct report){STEP_TTY, errno};
+	int r = report.errnum ? 0 : become(u);
+	if (report.errnum) {
+	} else if (r < 0) {
 		report = (struct report){STEP_USER, -r};
 	} else if (chdir(dir) < 0 && (*e->workdir || chdir("/") < 0)) {
 		report = (struct report){STEP_WORKDIR, errno};
@@ -89,6 +117,9 @@ static int explain(const struct report *r, const struct agent_exec *e, char *why
 	case STEP_USER:
 		snprintf(why, WHY_MAX, "cannot become user \"%.64s\": %s", e->user, text);
 		break;
+	case STEP_TTY:
+		snprintf(why, WHY_MAX, "cannot give the command a terminal: %s", text);
+		break;
 	case STEP_WORKDIR:
 		snprintf(why, WHY_MAX, "cannot enter the working directory \"%.256s\": %s",
 			e->workdir, text);
@@ -101,55 +132,139 @@ static int explain(const struct report *r, const struct agent_exec *e, char *why
 	return -r->errnum;
 }
 
-static int open_pipes(int in[2], int out[2], int err[2], int report[2])
+/* Descriptors of a program: its own and ours. -1: none. */
+struct ends {
+	int theirs[3], in, out, err;
+};
+
+static void ends_done(struct ends *e)
 {
-	if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0 ||
-		pipe2(report, O_CLOEXEC) < 0)
-		return -errno;
-	/* Ours never block; theirs do. */
-	if (fcntl(in[1], F_SETFL, O_NONBLOCK) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0 ||
-		fcntl(err[0], F_SETFL, O_NONBLOCK) < 0)
-		return -errno;
-	return 0;
+	int last = -1;
+
+	/* One descriptor may stand for several. */
+	for (int i = 0; i < 3; i++) {
+		if (e->theirs[i] != last)
+			banger_closep(&e->theirs[i]);
+		last = e->theirs[i];
+	}
+	banger_closep(&e->in);
+	banger_closep(&e->out);
+	banger_closep(&e->err);
 }
 
-static void close_pair(const int p[2])
+static int never_blocks(int fd)
 {
-	banger_closep(&p[0]);
-	banger_closep(&p[1]);
+	return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+/* from: the reading end. Ours never blocks; theirs does. */
+static int make_pipe(int *from, int *to, bool read_by_us)
+{
+	int p[2];
+
+	if (pipe2(p, O_CLOEXEC) < 0)
+		return -errno;
+	*from = p[0];
+	*to = p[1];
+	fcntl(p[0], F_SETPIPE_SZ, PIPE_SIZE); /* else the default is as good */
+	return never_blocks(read_by_us ? p[0] : p[1]);
+}
+
+static int open_pipes(struct ends *e)
+{
+	int r = make_pipe(&e->theirs[0], &e->in, false);
+
+	if (r == 0)
+		r = make_pipe(&e->out, &e->theirs[1], true);
+	return r < 0 ? r : make_pipe(&e->err, &e->theirs[2], true);
+}
+
+static int open_tty(struct ends *e, const struct agent_exec *x)
+{
+	const struct winsize size = {.ws_row = x->rows, .ws_col = x->cols};
+	const int unlocked = 0;
+
+	e->out = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (e->out < 0 || ioctl(e->out, TIOCSPTLCK, &unlocked) < 0)
+		return -errno;
+	e->theirs[0] = ioctl(e->out, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	e->theirs[1] = e->theirs[2] = e->theirs[0];
+	e->in = fcntl(e->out, F_DUPFD_CLOEXEC, 0);
+	if (e->theirs[0] < 0 || e->in < 0)
+		return -errno;
+	return x->rows && x->cols && ioctl(e->out, TIOCSWINSZ, &size) < 0 ? -errno : 0;
+}
+
+/* Apart from the host: output is for the VM's console. */
+static int open_apart(struct ends *e)
+{
+	e->theirs[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	e->theirs[1] = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	if (e->theirs[1] < 0)
+		e->theirs[1] = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	e->theirs[2] = e->theirs[1];
+	return e->theirs[0] < 0 || e->theirs[1] < 0 ? -errno : 0;
+}
+
+static int open_ends(struct ends *e, const struct agent_exec *x)
+{
+	if (x->flags & AGENT_EXEC_DETACH)
+		return open_apart(e);
+	return x->flags & AGENT_EXEC_TTY ? open_tty(e, x) : open_pipes(e);
+}
+
+static void take_ends(struct program *p, struct ends *e)
+{
+	p->in.fd = TAKE_FD(e->in);
+	p->out.fd = TAKE_FD(e->out);
+	p->err.fd = TAKE_FD(e->err);
+}
+
+static int cannot_start(int r, char *why)
+{
+	return fail(why, -r, "cannot start a program in the VM", NULL);
 }
 
 static int spawn(struct program *p, const struct agent_exec *e, const struct user *u, char *why)
 {
-	int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, report[2] = {-1, -1};
+	_cleanup_(ends_done) struct ends ends = {{-1, -1, -1}, -1, -1, -1};
+	_cleanup_close_ int from = -1, to = -1;
 	struct report said;
+	int report[2];
 
-	int r = open_pipes(in, out, err, report);
-	pid_t pid = r < 0 ? -1 : fork();
+	int r = open_ends(&ends, e);
+	if (r == 0 && pipe2(report, O_CLOEXEC) < 0)
+		r = -errno;
+	if (r < 0)
+		return cannot_start(r, why);
+	from = report[0];
+	to = report[1];
+	pid_t pid = fork();
 	if (pid == 0)
-		run(e, u, (const int[]){in[0], out[1], err[1]}, report[1]);
-	if (pid < 0) {
-		r = r < 0 ? r : -errno;
-		snprintf(why, WHY_MAX, "cannot start a program in the VM: %s",
-			strerrordesc_np(-r) ?: "error");
-	} else {
-		close(TAKE_FD(report[1]));
-		if (read(report[0], &said, sizeof(said)) == sizeof(said)) {
-			r = explain(&said, e, why);
-			waitpid(pid, NULL, 0);
-		}
+		run(e, u, ends.theirs, to);
+	if (pid < 0)
+		return cannot_start(-errno, why);
+	close(TAKE_FD(to));
+	if (read(from, &said, sizeof(said)) == sizeof(said)) {
+		waitpid(pid, NULL, 0);
+		return explain(&said, e, why);
 	}
-	if (r == 0) {
-		p->pid = pid;
-		p->in.fd = TAKE_FD(in[1]);
-		p->out.fd = TAKE_FD(out[0]);
-		p->err.fd = TAKE_FD(err[0]);
+	p->pid = pid;
+	take_ends(p, &ends);
+	return 0;
+}
+
+static struct program *new_program(uint16_t channel, char *why)
+{
+	struct program *p = calloc(1, sizeof(*p));
+
+	if (!p) {
+		snprintf(why, WHY_MAX, "out of memory in the VM");
+		return NULL;
 	}
-	close_pair(in);
-	close_pair(out);
-	close_pair(err);
-	close_pair(report);
-	return r;
+	p->channel = channel;
+	p->in = p->out = p->err = (struct stream){.fd = -1, .window = AGENT_WINDOW, .left = -1};
+	return p;
 }
 
 int program_start(uint16_t channel, const struct agent_exec *e, struct program **ret, char *why)
@@ -159,13 +274,11 @@ int program_start(uint16_t channel, const struct agent_exec *e, struct program *
 	int r = user_find(e->user, &u, why);
 	if (r < 0)
 		return r;
-	struct program *p = calloc(1, sizeof(*p));
-	if (!p) {
-		snprintf(why, WHY_MAX, "out of memory in the VM");
+	struct program *p = new_program(channel, why);
+	if (!p)
 		return -ENOMEM;
-	}
-	p->channel = channel;
-	p->in = p->out = p->err = (struct stream){.fd = -1, .window = AGENT_WINDOW, .left = -1};
+	p->tty = (e->flags & AGENT_EXEC_TTY) && !(e->flags & AGENT_EXEC_DETACH);
+	p->main = e->flags & AGENT_EXEC_MAIN;
 	r = spawn(p, e, &u, why);
 	if (r < 0) {
 		program_free(p);
@@ -173,6 +286,55 @@ int program_start(uint16_t channel, const struct agent_exec *e, struct program *
 	}
 	*ret = p;
 	return 0;
+}
+
+/* In the child. Never returns. */
+static void carry(bool put, const char *path, const struct ends *e)
+{
+	struct transfer_report report = {0};
+
+	be_ordinary();
+	dup2(e->theirs[2], 2);
+	dup2(put ? e->theirs[0] : e->theirs[1], 0);
+	/* Other programs' pipes among them: held here, they would have no end. */
+	close_range(3, ~0u, 0);
+	int r = put ? tar_put(0, path, report.why) : tar_get(0, path, report.why);
+	report.errnum = -r;
+	if (r < 0 && write(2, &report, sizeof(report)) != sizeof(report))
+		_exit(126);
+	_exit(r < 0);
+}
+
+int transfer_start(uint16_t channel, bool put, const char *path, struct program **ret, char *why)
+{
+	_cleanup_(ends_done) struct ends ends = {{-1, -1, -1}, -1, -1, -1};
+	struct program *p = new_program(channel, why);
+
+	if (!p)
+		return -ENOMEM;
+	int r = put ? make_pipe(&ends.theirs[0], &ends.in, false)
+		    : make_pipe(&ends.out, &ends.theirs[1], true);
+	if (r == 0)
+		r = make_pipe(&ends.err, &ends.theirs[2], true);
+	if (r == 0 && (p->pid = fork()) < 0)
+		r = -errno;
+	if (r < 0) {
+		program_free(p);
+		return cannot_start(r, why);
+	}
+	if (p->pid == 0)
+		carry(put, path, &ends);
+	p->transfer = true;
+	take_ends(p, &ends);
+	*ret = p;
+	return 0;
+}
+
+void program_signal(const struct program *p, int sig)
+{
+	pid_t front = p->tty && p->out.fd >= 0 ? tcgetpgrp(p->out.fd) : -1;
+
+	kill(front > 0 ? -front : -p->pid, sig);
 }
 
 void program_free(struct program *p)

@@ -47,7 +47,8 @@ static bool find_passwd(const char *name, uid_t uid, struct user *u)
 	uint32_t id, gid;
 
 	while (f && fgets(line, sizeof(line), f)) {
-		if (split(line, e, 7) < 6 || !number(e[2], &id) || !number(e[3], &gid))
+		int n = split(line, e, 7);
+		if (n < 6 || !number(e[2], &id) || !number(e[3], &gid))
 			continue;
 		if (name ? strcmp(e[0], name) != 0 : id != uid)
 			continue;
@@ -55,6 +56,7 @@ static bool find_passwd(const char *name, uid_t uid, struct user *u)
 		u->gid = gid;
 		snprintf(u->name, sizeof(u->name), "%s", e[0]);
 		snprintf(u->home, sizeof(u->home), "%s", e[5]);
+		snprintf(u->shell, sizeof(u->shell), "%s", n == 7 ? e[6] : "");
 		return true;
 	}
 	return false;

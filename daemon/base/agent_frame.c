@@ -10,7 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EXEC_HEADER 8
+#define EXEC_HEADER 12
+
+void agent_put_u16(uint8_t out[2], uint16_t v)
+{
+	out[0] = v & 0xFF;
+	out[1] = v >> 8;
+}
+
+uint16_t agent_get_u16(const uint8_t in[2])
+{
+	return in[0] | in[1] << 8;
+}
 
 void agent_put_u32(uint8_t out[4], uint32_t v)
 {
@@ -28,8 +39,7 @@ void agent_header(uint8_t out[AGENT_HEADER], enum agent_type type, uint16_t chan
 	assert(len <= AGENT_PAYLOAD_MAX);
 	out[0] = type;
 	out[1] = 0;
-	out[2] = channel & 0xFF;
-	out[3] = channel >> 8;
+	agent_put_u16(out + 2, channel);
 	agent_put_u32(out + 4, len);
 }
 
@@ -54,24 +64,51 @@ void agent_reader_added(struct agent_reader *r, size_t n)
 
 int agent_reader_next(struct agent_reader *r, struct agent_frame *ret)
 {
+	while (r->start < r->end && r->buf[r->start] == 0)
+		r->start++;
 	const uint8_t *h = r->buf + r->start;
 	size_t have = r->end - r->start;
-
 	if (have < AGENT_HEADER)
 		return 0;
 	uint32_t len = agent_get_u32(h + 4);
-	if (h[0] == 0 || h[1] != 0 || len > AGENT_PAYLOAD_MAX)
+	if (h[1] != 0 || len > AGENT_PAYLOAD_MAX)
 		return -EPROTO;
 	if (have < AGENT_HEADER + (size_t)len)
 		return 0;
 	*ret = (struct agent_frame){
 		.type = h[0],
-		.channel = h[2] | h[3] << 8,
+		.channel = agent_get_u16(h + 2),
 		.len = len,
 		.payload = h + AGENT_HEADER,
 	};
 	r->start += AGENT_HEADER + len;
 	return 1;
+}
+
+bool agent_reader_seek(struct agent_reader *r, enum agent_type type, const uint8_t *mark)
+{
+	const size_t before = AGENT_HEADER + 4; /* what stands between a frame's start and the mark */
+	const uint8_t *at = r->buf + r->start, *end = r->buf + r->end;
+
+	while ((size_t)(end - at) >= before + AGENT_TOKEN) {
+		const uint8_t *m = memmem(at + before, end - at - before, mark, AGENT_TOKEN);
+
+		if (!m)
+			break;
+		at = m - before;
+		uint32_t len = agent_get_u32(at + 4);
+		if (at[0] == type && !at[1] && !at[2] && !at[3] && len >= 4 + AGENT_TOKEN &&
+			len <= AGENT_PAYLOAD_MAX) {
+			r->start = at - r->buf;
+			return true;
+		}
+		at++;
+	}
+	/* What may be the beginning of it is kept. */
+	if ((size_t)(end - at) >= before + AGENT_TOKEN)
+		at = end - (before + AGENT_TOKEN - 1);
+	r->start = at - r->buf;
+	return false;
 }
 
 struct packer {
@@ -110,8 +147,9 @@ long agent_exec_pack(const struct agent_exec *e, uint8_t *buf, size_t size)
 		(buf && p.n > size))
 		return -E2BIG;
 	if (buf) {
-		agent_put_u32(buf, 0);
-		agent_put_u32(buf + 4, argc | envc << 16);
+		const uint16_t head[] = {e->flags, e->rows, e->cols, 0, argc, envc};
+		for (size_t i = 0; i < EXEC_HEADER / 2; i++)
+			agent_put_u16(buf + 2 * i, head[i]);
 	}
 	return p.n;
 }
@@ -133,9 +171,14 @@ int agent_exec_unpack(const uint8_t *payload, size_t len, struct agent_exec *ret
 	const uint8_t *p = payload + EXEC_HEADER, *end = payload + len;
 	struct agent_exec e;
 
-	if (len < EXEC_HEADER || agent_get_u32(payload) != 0)
+	if (len < EXEC_HEADER || agent_get_u16(payload + 6) != 0)
 		return -EPROTO;
-	size_t argc = payload[4] | payload[5] << 8, envc = payload[6] | payload[7] << 8;
+	size_t argc = agent_get_u16(payload + 8), envc = agent_get_u16(payload + 10);
+	e.flags = agent_get_u16(payload);
+	e.rows = agent_get_u16(payload + 2);
+	e.cols = agent_get_u16(payload + 4);
+	if (e.flags & ~AGENT_EXEC_FLAGS)
+		return -EPROTO;
 	/* Each string takes a byte at least: the counts cannot ask for more memory than the frame
 	 * had. */
 	if (argc == 0 || argc + envc > len)

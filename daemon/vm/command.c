@@ -84,6 +84,9 @@ int command_make(
 	}
 	c.exec.user = run->user ?: banger_json_str(c.config, "user") ?: "";
 	c.exec.workdir = run->workdir ?: banger_json_str(c.config, "working_dir") ?: "";
+	c.exec.flags = run->tty ? AGENT_EXEC_TTY : 0;
+	c.exec.rows = (uint16_t)run->rows;
+	c.exec.cols = (uint16_t)run->cols;
 	if ((r = make_argv(run, &c, err)) < 0 || (r = make_env(run, &c, err)) < 0) {
 		command_done(&c);
 		return r;

@@ -210,6 +210,35 @@ def test_disks(host):
     assert state(host)['state'] == 'stopped'
 
 
+def test_work_disk(banger, small, root, tmp_path):
+    """A disk of its own for the user's home: "keep" outlives the VM and is the next one's of that name; "new" does not."""
+    banger.ctl('kernel', 'import', small, '--name', 'k')
+    seed = tmp_path / 'seed.ext4'
+    (tmp_path / 'home').mkdir()
+    (tmp_path / 'home' / 'greeting').write_text('hello\n')
+    harness.make_ext4(seed, tmp_path / 'home', '8M')
+    with banger.wire() as client:
+        image = client.call('image.register', {'name': 'd'})['image']
+        for file, source in (('rootfs.ext4', root), ('work-seed.ext4', seed)):
+            client.call('draft.open', {'id': image['id'], 'file': file, 'write': True, 'create': True})
+            with os.fdopen(client.take_fds()[0], 'wb') as out:
+                out.write(source.read_bytes())
+        client.call('image.promote', {'draft': 'd', 'name': 'web'})
+    vm = create(banger, work_disk='keep')
+    assert vm['work_disk'] == 'keep' and os.listdir(banger.state / 'work') == ['a.ext4']
+    assert execute(banger, 'a', 'sh', '-c', 'cat /root/greeting; echo mine > /root/file') == (0, 'hello\n', '')
+    call(banger, 'vm.stop', vm='a')
+    call(banger, 'vm.rm', vm='a')
+    create(banger, work_disk='keep')
+    assert execute(banger, 'a', 'cat', '/root/greeting', '/root/file') == (0, 'hello\nmine\n', '')
+    call(banger, 'vm.rm', vm='a', force=True)
+    vm = create(banger, work_disk='new')
+    assert execute(banger, 'a', 'ls', '/root')[1].split() == ['greeting', 'lost+found']
+    assert (banger.state / 'vms' / vm['id'] / 'work.ext4').exists()
+    call(banger, 'vm.rm', vm='a', force=True)
+    assert os.listdir(banger.state / 'vms') == [] and os.listdir(banger.state / 'work') == ['a.ext4']
+
+
 # ---- deaths
 
 def test_qemu_dies(host):

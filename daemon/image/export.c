@@ -20,7 +20,8 @@
 enum {
 	PIECE = 256 * 1024,
 	BLOCK = 4096,
-	PIECES_MAX = 1 << 19, /* of a file; readers take twice as many */
+	HOLE_PIECE = 64 << 20, /* bytes that are hashed between two looks at the cancellation */
+	PIECES_MAX = 1 << 19,  /* of a file; readers take twice as many */
 	PROGRESS_US = 250000,
 };
 
@@ -260,6 +261,22 @@ static void next_data(const struct part *p, int64_t at, int64_t *ret_from, int64
 		*ret_end = p->size;
 }
 
+static int scan_hole(
+	struct export *x, struct digest *d, int64_t at, int64_t end, struct banger_error *err)
+{
+	int r = 0;
+
+	while (r == 0 && at < end) {
+		int64_t n = end - at < HOLE_PIECE ? end - at : HOLE_PIECE;
+		r = digest_zeros(d, (uint64_t)n, err);
+		if (r == 0)
+			r = operation_check_cancelled(x->op, err);
+		tell(x, x->done + n);
+		at += n;
+	}
+	return r;
+}
+
 static int scan_part(struct export *x, struct part *p, unsigned char *buf, struct banger_error *err)
 {
 	_cleanup_digest_ struct digest *d = NULL;
@@ -267,8 +284,7 @@ static int scan_part(struct export *x, struct part *p, unsigned char *buf, struc
 
 	for (int64_t at = 0, from, end; r == 0 && at < p->size; at = end) {
 		next_data(p, at, &from, &end);
-		r = digest_zeros(d, (uint64_t)(from - at), err);
-		tell(x, x->done + from - at);
+		r = scan_hole(x, d, at, from, err);
 		if (r == 0)
 			r = scan_data(x, p, d, buf, from, end, err);
 	}

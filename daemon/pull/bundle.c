@@ -259,22 +259,28 @@ static int read_text(int fd, char **ret, size_t *ret_len, struct banger_error *e
 
 #define PIECE (256 << 10)
 
-static void digest_zeros(struct pull_hash *h, int64_t len)
-{
-	static const char zeros[PIECE];
-
-	while (len > 0) {
-		size_t n = len < PIECE ? (size_t)len : PIECE;
-		pull_hash_update(h, zeros, n);
-		len -= (int64_t)n;
-	}
-}
-
-static bool is_cancelled(int cancel_fd)
+static int check_cancelled(int cancel_fd, struct banger_error *err)
 {
 	struct pollfd p = {.fd = cancel_fd, .events = POLLIN};
 
-	return cancel_fd >= 0 && poll(&p, 1, 0) > 0;
+	if (cancel_fd >= 0 && poll(&p, 1, 0) > 0)
+		return banger_error_set(err, BANGER_CANCELLED, "cancelled");
+	return 0;
+}
+
+/* A few bytes of an archive can make a hole of terabytes, which takes an hour to hash. */
+static int digest_zeros(struct pull_hash *h, int64_t len, int cancel_fd, struct banger_error *err)
+{
+	static const char zeros[PIECE];
+	int r = 0;
+
+	while (r == 0 && len > 0) {
+		size_t n = len < PIECE ? (size_t)len : PIECE;
+		pull_hash_update(h, zeros, n);
+		len -= (int64_t)n;
+		r = check_cancelled(cancel_fd, err);
+	}
+	return r;
 }
 
 static int digest_data(struct pull_hash *h, int fd, int64_t at, int64_t end, char *buf,
@@ -286,8 +292,9 @@ static int digest_data(struct pull_hash *h, int fd, int64_t at, int64_t end, cha
 			continue;
 		if (n <= 0)
 			return banger_error_set_errno(err, n < 0 ? errno : EIO, "reading it");
-		if (is_cancelled(cancel_fd))
-			return banger_error_set(err, BANGER_CANCELLED, "cancelled");
+		int r = check_cancelled(cancel_fd, err);
+		if (r < 0)
+			return r;
 		pull_hash_update(h, buf, (size_t)n);
 		at += n;
 	}
@@ -309,8 +316,9 @@ static int digest_file(
 		hole = end < 0 || end > size ? size : end;
 		if (from > size)
 			from = size;
-		digest_zeros(h, from - at);
-		r = digest_data(h, fd, from, hole, buf, cancel_fd, err);
+		r = digest_zeros(h, from - at, cancel_fd, err);
+		if (r == 0)
+			r = digest_data(h, fd, from, hole, buf, cancel_fd, err);
 	}
 	if (r == 0)
 		pull_hash_end(h, ret);

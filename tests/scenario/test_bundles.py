@@ -323,6 +323,30 @@ def test_hostile(banger, ext4, base):
     path.write_bytes(zstd(bundle(document(files=[entry('rootfs.ext4', root)]), archives.member('./rootfs.ext4', root))))
     banger.ctl('image', 'import', path, '--format', 'bundle', '--name', 'good')
     assert files(banger, 'good') == {'rootfs.ext4': root}
+    more = {f'.bundle-{i}': b'%d' % i for i in range(1, 9)}
+    entries = [entry('rootfs.ext4', root), *[entry(name, data) for name, data in more.items()]]
+    path.write_bytes(zstd(bundle(document(files=entries), archives.member('rootfs.ext4', root), *[archives.member(*m) for m in more.items()])))
+    banger.ctl('image', 'import', path, '--format', 'bundle', '--name', 'odd')
+    assert files(banger, 'odd') == {'rootfs.ext4': root, **more}
+
+
+def test_a_hole_of_terabytes(banger, base):
+    """A few bytes of a bundle are hours of hashing, which can be cancelled."""
+    size = 4 << 40
+    entries = [{'name': 'rootfs.ext4', 'size': size, 'digest': 'sha256:' + '0' * 64}]
+    sparse = {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': 'rootfs.ext4', 'GNU.sparse.realsize': str(size)}
+    path = base / 'x.zst'
+    path.write_bytes(zstd(bundle(document(files=entries), archives.member('x', archives.pad(b'1\n%d\n0\n' % size), pax=sparse))))
+    client = in_background(banger, 'image', 'import', path, '--format', 'bundle', '--name', 'x', stdout=subprocess.DEVNULL)
+    until(lambda: running(banger, 'image.import'), 'the import to run')
+    time.sleep(1)
+    assert running(banger, 'image.import')
+    began = time.monotonic()
+    client.send_signal(signal.SIGINT)
+    assert client.wait(30) == -signal.SIGINT and time.monotonic() - began < 5
+    client.stderr.close()
+    until(lambda: not running(banger, 'image.import'), 'the import to end')
+    assert_nothing_new(banger, [])
 
 
 def test_unpacker_is_killed(banger, noise, base):

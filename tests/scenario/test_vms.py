@@ -196,6 +196,8 @@ def test_disks(host):
     vm = create(host, disk=100 << 20, publish=[f'{port}:80'])
     assert vm['disk'] == 100 << 20 and vm['network'] == 'user' and vm['publish'] == [f'127.0.0.1:{port}:80/tcp']
     assert execute(host, 'a', 'cat', '/sys/block/vda/size')[1] == f'{(100 << 20) // 512}\n'
+    blocks, size = map(int, execute(host, 'a', 'stat', '-f', '-c', '%b %S', '/')[1].split())
+    assert 80 << 20 < blocks * size < 100 << 20
     assert execute(host, 'a', 'sh', '-c', 'echo mark one > /dev/ttyS0')[0] == 0
     until(lambda: b'mark one' in logs(host), 'the console\'s log')
     assert b'mark one' in (host.state / 'vms' / vm['id'] / 'console.log').read_bytes()

@@ -29,7 +29,7 @@ def files(prefix):
 
 def test_places(installed):
     found = files(installed)
-    for name in ('bin/bangerd', 'bin/bangerfs', 'bin/banger-ctl', 'include/banger/wire.h', 'include/banger/error.h',
+    for name in ('bin/bangerd', 'bin/bangerfs', 'bin/banger-ctl', 'sbin/banger-helper', 'include/banger/wire.h', 'include/banger/error.h',
                  'share/doc/banger/README.md', 'share/doc/banger/LICENSE'):
         assert name in found, f'{name} is not in {sorted(found)}'
     assert {'share/man/man1/banger-ctl.1', 'share/man/man1/banger-ctl.1.gz'} & found

@@ -2,7 +2,6 @@
 /*
  * image.export and kernel.pull, and what the image service is given to pull a bundle with.
  */
-#include <fcntl.h>
 #include <string.h>
 #include <banger/log.h>
 #include "api/api.h"
@@ -166,13 +165,10 @@ static int unpack(const struct api *api, struct operation *op, const struct cata
 	const struct blob *blob, int dir_fd, struct bundle_document *ret, struct banger_error *err)
 {
 	struct fetching f = {op, e->digest, e->size};
-	char path[64];
+	_cleanup_close_ int fd = blob_open(blob, err);
 
-	/* A file position of our own: others may read the same blob. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", blob_fd(blob));
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return banger_error_set_errno(err, errno, "opening the bundle");
+		return fd;
 	const struct bundle_source source = {.fd = fd,
 		.dir_fd = dir_fd,
 		.cancel_fd = operation_cancel_fd(op),

@@ -35,10 +35,13 @@ int kernel_service_pull(struct kernel_service *s, struct operation *op,
 		r = catalogs_fetch(in->catalogs, &e, cancel_fd, in->progress, in->arg, &blob, err);
 	if (r < 0)
 		return r;
+	_cleanup_close_ int fd = blob_open(blob, err);
+	if (fd < 0)
+		return fd;
 	const struct kernel_import import = {.name = in->name ?: in->kernel,
 		.format = "auto",
 		.source = catalog_source(&e, source),
-		.fd = blob_fd(blob)};
+		.fd = fd};
 	r = kernel_service_import(s, op, &import, ret, err);
 	if (r < 0)
 		banger_error_prefix(err, "kernel \"%s\" of the catalog", in->kernel);

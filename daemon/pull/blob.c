@@ -131,6 +131,16 @@ static int cannot(const struct blob *b, int errnum, const char *verb, struct ban
 	return banger_error_set_errno(err, errnum, "%s %s in the cache", verb, b->digest);
 }
 
+int blob_open(const struct blob *b, struct banger_error *err)
+{
+	char path[64];
+
+	/* By its descriptor: the name may be gone (blob_doubt()). */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", b->fd);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 ? fd : cannot(b, errno, "opening", err);
+}
+
 static int open_for_writing(struct blob *b, struct banger_error *err)
 {
 	if (b->out >= 0)

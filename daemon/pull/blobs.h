@@ -44,6 +44,8 @@ void blob_putp(struct blob **b); /* what use ended; may be NULL */
 const char *blob_digest(const struct blob *b);
 int64_t blob_size(const struct blob *b);
 int blob_fd(const struct blob *b); /* read-only, borrowed; one file from first byte to whole blob */
+/* The same with a position and flags of its own, for whoever reads it as a stream; the caller closes it. */
+int blob_open(const struct blob *b, struct banger_error *err);
 /* Bytes that a reader may read now. */
 int64_t blob_available(const struct blob *b);
 /* Whole, and the digest is right. */

@@ -741,6 +741,19 @@ def test_kernel_pull(worlds, kernel_tar, server, base):
     banger.assert_consistent()
 
 
+def test_kernels_pulled_at_once(worlds, kernel_tar, server, base):
+    """One file in the cache is read by several at once, each from its beginning."""
+    server.files = {'/catalog.json': catalog(kernels_=[item('deb', kernel_tar, 'k.tar')]), '/k.tar': kernel_tar}
+    banger = worlds(env=configure(base, f'{server.url}/catalog.json')).start()
+    banger.ctl('kernel', 'pull', 'deb')
+    clients = [in_background(banger, 'kernel', 'pull', 'deb', '--name', f'k{i}', stdout=subprocess.DEVNULL) for i in range(6)]
+    for client in clients:
+        _, err = client.communicate(timeout=60)
+        assert client.returncode == 0, err
+    assert len({(k['size'], k['version']) for k in banger.call('kernel.ls')['kernels']}) == 1
+    banger.assert_consistent()
+
+
 def test_bundle_brings_its_kernel(worlds, exported, kernel_tar, server, base):
     """The kernel that a bundle wants is pulled with it, unless it is held, or another one was asked for."""
     data, orphan = exported('web', kernel='deb'), exported('orphan', kernel='nowhere')

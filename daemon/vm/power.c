@@ -163,6 +163,12 @@ void vm_over(void *arg, const struct machine_end *end)
 /* Whose doing the end will be, and why, if it is a failure. */
 static void blame(struct vm *vm, const char *why)
 {
+	char name[BANGER_NAME_MAX + 16];
+	size_t n = snprintf(name, sizeof(name), "VM \"%s\": ", vm->name);
+
+	/* It becomes a part of sentences that begin with the VM. */
+	if (why && strncmp(why, name, n) == 0)
+		why += n;
 	pthread_mutex_lock(&vm->service->lock);
 	snprintf(vm->cause, sizeof(vm->cause), "%s", banger_op_current() ?: "");
 	if (why && !vm->fail_why)

@@ -46,6 +46,13 @@ static int give(struct vm *vm, const struct session_result *from, struct vm_resu
 	return 0;
 }
 
+/* Sessions say which VM it is themselves. */
+static void name_vm(struct vm *vm, struct banger_error *err)
+{
+	if (err && strncmp(err->message, "VM \"", 4) != 0)
+		banger_error_prefix(err, "VM \"%s\"", vm->name);
+}
+
 /* ---- exec */
 
 static int find_running(struct vm_service *s, const char *word, struct vm **ret,
@@ -87,7 +94,7 @@ int vm_service_exec(struct vm_service *s, struct operation *op, const char *word
 	if (r == 0)
 		r = run_command(vm, m, op, x, image.config, &result, err);
 	if (r < 0) {
-		banger_error_prefix(err, "VM \"%s\"", vm->name);
+		name_vm(vm, err);
 		return r;
 	}
 	return give(vm, &result, ret);
@@ -110,7 +117,7 @@ static int carry_files(struct vm_service *s, struct operation *op, const char *w
 	if (r == 0)
 		r = how(machine_session(m), path, fd, operation_cancel_fd(op), err);
 	if (r < 0)
-		banger_error_prefix(err, "VM \"%s\"", vm->name);
+		name_vm(vm, err);
 	return r;
 }
 
@@ -162,16 +169,14 @@ static int make(struct vm_service *s, struct operation *op, const struct vm_crea
 }
 
 /* The error of a VM that ended, or never came up, has its last words; that of a command has not. */
-static void add_console(struct vm *vm, struct machine *m, struct banger_error *err)
+static void add_failure(struct vm *vm, struct machine *m, int r, struct banger_error *err)
 {
 	_cleanup_vm_ struct banger_vm row = {0};
-	struct banger_error whole;
 
-	if (machine_wait(m, VM_END_MS, -1, NULL) < 0 || vm_copy(vm, &row, NULL) < 0 ||
-		!row.failure || !err)
+	if (machine_wait(m, VM_END_MS, -1, NULL) < 0 || vm_copy(vm, &row, NULL) < 0 || !row.failure)
 		return;
-	banger_error_set(&whole, err->code, "%.200s: %s", err->message, row.failure);
-	*err = whole;
+	banger_error_set(err, banger_code_from_errno(r), "VM \"%s\" %s: %s", vm->name,
+		r == -EHOSTDOWN ? "ended before its command did" : "failed", row.failure);
 }
 
 static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exec *x,
@@ -201,10 +206,10 @@ static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exe
 		r = run_command(vm, m, op, &with, config, ret, err);
 	} else if (r == -ETIMEDOUT || r == -EUCLEAN) {
 		vm_end(vm, err ? err->message : "its agent does not answer", NULL);
-		add_console(vm, m, err);
+		add_failure(vm, m, r, err);
 	}
 	if (r == -EHOSTDOWN)
-		add_console(vm, m, err);
+		add_failure(vm, m, r, err);
 	return r;
 }
 
@@ -220,7 +225,7 @@ int vm_service_run(struct vm_service *s, struct operation *op, const struct vm_c
 		return r;
 	r = boot_and_run(vm, op, x, image.config, &result, err);
 	if (r < 0)
-		banger_error_prefix(err, "VM \"%s\"", vm->name);
+		name_vm(vm, err);
 	vm_end(vm, NULL, NULL);
 	if (r == 0)
 		give(vm, &result, ret);

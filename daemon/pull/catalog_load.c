@@ -9,6 +9,7 @@
  * something else than a good catalog is an error, not a reason to use what is kept: that is for a
  * server that is away.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -32,6 +33,19 @@ static void text_done(struct text *t)
 }
 #define _cleanup_text_ _cleanup_(text_done)
 
+/* HEX.OP_ID: a daemon was killed while it wrote one. */
+static void remove_half_written(int cache_fd)
+{
+	int fd = openat(cache_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_closedir_ DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (!d && fd >= 0)
+		close(fd);
+	for (struct dirent *e; d && (e = readdir(d));)
+		if (strspn(e->d_name, "0123456789abcdef") == 64 && e->d_name[64] == '.')
+			(void)unlinkat(cache_fd, e->d_name, 0);
+}
+
 int catalogs_new(const struct banger_config *config, int state_dir_fd, struct http *http,
 	struct blobs *blobs, struct catalogs **ret, struct banger_error *err)
 {
@@ -52,6 +66,7 @@ int catalogs_new(const struct banger_config *config, int state_dir_fd, struct ht
 	if (c->cache_fd < 0)
 		return banger_error_set_errno(
 			err, errno, "opening cache/catalogs in the state directory");
+	remove_half_written(c->cache_fd);
 	*ret = TAKE_PTR(c);
 	return 0;
 }

@@ -552,6 +552,18 @@ def test_pull_from_a_catalog(worlds, exported, server, base):
     assert_nothing_new(banger, ['web', 'web-2'])
 
 
+def test_half_written_catalog(worlds, server, base):
+    """What a daemon that was killed left of a catalog goes at the next start; what is kept of it stays."""
+    server.files = {'/catalog.json': catalog()}
+    banger = worlds(env=configure(base, f'{server.url}/catalog.json')).start()
+    banger.ctl('catalog', 'ls')
+    [kept] = (banger.state / 'cache/catalogs').iterdir()
+    kept.with_name(f'{kept.name}.op-0123456789ab').write_bytes(b'{')
+    banger.stop()
+    banger.start()
+    assert list((banger.state / 'cache/catalogs').iterdir()) == [kept]
+
+
 def test_what_the_catalog_says_must_be_so(worlds, exported, server, base):
     """Another content, another size, a file that is not there, a machine that it is not for: each is said."""
     data = exported('web')

@@ -50,7 +50,8 @@ struct put {
 
 static int bad(struct put *p, const char *what)
 {
-	return fail(p->why, EINVAL, what, NULL);
+	snprintf(p->why, WHY_MAX, "%s", what);
+	return -EINVAL;
 }
 
 /* ---- bytes */

@@ -186,13 +186,13 @@ static void fill_small(struct session *s, struct channel *c)
 {
 	uint8_t b[4];
 
-	for (int sig = 1; c->signals && sig < 64; sig++)
-		if (c->signals & 1ull << sig && say_u32(s, AGENT_SIGNAL, c->id, sig))
-			c->signals &= ~(1ull << sig);
 	agent_put_u16(b, c->rows);
 	agent_put_u16(b + 2, c->cols);
 	if (c->resize)
 		c->resize = !say(s, AGENT_RESIZE, c->id, b, sizeof(b));
+	for (int sig = 1; c->signals && sig < 64; sig++)
+		if (c->signals & 1ull << sig && say_u32(s, AGENT_SIGNAL, c->id, sig))
+			c->signals &= ~(1ull << sig);
 	fill_output(s, c, 1);
 	fill_output(s, c, 2);
 	if (c->in_over && !c->end_sent && !c->in.len)

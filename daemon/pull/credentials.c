@@ -287,8 +287,10 @@ static int run_helper(const char *name, const char *key, int cancel_fd,
 	if (strstr(h.text, "credentials not found"))
 		return 0;
 	h.text[strcspn(h.text, "\r\n")] = '\0';
+	/* Not what may be an answer: that has the secret in it, and this goes to the log. */
+	const char *said = strchr(h.text, '{') ? "what it says is not shown" : h.text;
 	return banger_error_set(err, BANGER_DENIED, "the credential helper %s failed: %.200s",
-		program, h.text[0] ? h.text : "it says nothing");
+		program, said[0] ? said : "it says nothing");
 }
 
 /* ---- one file ---- */

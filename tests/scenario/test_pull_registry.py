@@ -505,8 +505,9 @@ def test_credential_helper(servers, host, base, how):
     assert (banger.base / 'home/helper.log').read_text().split('\n')[0] == f'get {served.server.host}'
 
 
-@pytest.mark.parametrize('script', ['exit 1', 'echo not JSON', 'kill -9 $$', 'head -c 10000000 /dev/zero', 'sleep 1000'],
-                         ids=['fails', 'nonsense', 'dies', 'megabytes', 'hangs'])
+@pytest.mark.parametrize('script', ['exit 1', 'echo not JSON', 'kill -9 $$', 'head -c 10000000 /dev/zero', 'sleep 1000',
+                                    """echo '{"Username":"a","Secret":"no-body"}'; exit 1"""],
+                         ids=['fails', 'nonsense', 'dies', 'megabytes', 'hangs', 'half a success'])
 def test_credential_helper_fails(servers, host, base, script):
     programs = base / 'programs'
     programs.mkdir()
@@ -525,6 +526,7 @@ def test_credential_helper_fails(servers, host, base, script):
         until(lambda: not any('sleep 1000' in c for c in harness.children().values()), 'the helper to end', 30)
     else:
         pulls.refused(banger, served.reference, 'it', words='docker-credential-test|401|denied|unauthorized')
+        assert 'no-body' not in banger.log.read_text()
 
 
 # ---- tokens

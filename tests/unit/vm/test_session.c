@@ -68,7 +68,7 @@ static void act_cat(struct play *p)
 {
 	struct agent_frame f;
 	uint8_t b[5] = {0};
-	bool refused = false;
+	bool live[AGENT_CHANNELS + 1] = {false};
 
 	say(p, AGENT_HELLO, 0, "\2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 4 + AGENT_TOKEN);
 	say(p, AGENT_STDOUT, 7, "of an earlier session", 21);
@@ -76,23 +76,25 @@ static void act_cat(struct play *p)
 	while (hear(p, &f)) {
 		uint16_t c = f.channel;
 
-		if (f.type == AGENT_STDIN) {
+		if (f.type == AGENT_EXEC) {
+			live[c] = true;
+		} else if (c && !live[c] && f.type != AGENT_GET) {
+			/* its last frame is on its way */
+		} else if (f.type == AGENT_STDIN) {
 			say(p, AGENT_STDOUT, c, f.payload, f.len);
 		} else if (f.type == AGENT_CREDIT) { /* as much as went out again may come in */
 			memcpy(b, f.payload, 4);
 			say(p, AGENT_CREDIT, c, b, 5);
-		} else if (f.type == AGENT_END && refused) {
-			refused = false; /* it was on its way */
 		} else if (f.type == AGENT_END) {
-			say(p, AGENT_EXIT, c, (uint8_t[]){0, 42}, 2);
+			live[c] = !say(p, AGENT_EXIT, c, (uint8_t[]){0, 42}, 2);
 		} else if (f.type == AGENT_SIGNAL) {
-			say(p, AGENT_EXIT, c, (uint8_t[]){1, f.payload[0]}, 2);
+			live[c] = !say(p, AGENT_EXIT, c, (uint8_t[]){1, f.payload[0]}, 2);
 		} else if (f.type == AGENT_RESIZE) {
 			say(p, AGENT_STDERR, c, f.payload, f.len);
 		} else if (f.type == AGENT_PING) {
 			say(p, AGENT_PONG, 0, f.payload, f.len);
 		} else if (f.type == AGENT_GET) {
-			refused = say(p, AGENT_REFUSED, c, "\2\0\0\0no\033x", 8);
+			say(p, AGENT_REFUSED, c, "\2\0\0\0no\033x", 8);
 		}
 	}
 }
@@ -154,7 +156,9 @@ static const struct session_exec nothing = {.exec = &command,
 	.control_fd = -1,
 	.cancel_fd = -1};
 
+#ifndef MANY
 #define MANY (3 * 1024 * 1024)
+#endif
 static uint8_t byte_at(size_t off, unsigned salt)
 {
 	return (off + salt) * 2654435761u >> 24;

@@ -113,7 +113,7 @@ static void add_word(struct tarball *t, const char *word)
 		break;
 	case '!':
 		add_attribute(t, rest);
-		/* fallthrough */
+		__attribute__((fallthrough));
 	default:
 		add_member(t, word[n - 1] == '/' ? '5' : '0', word, n, "", NULL, 0);
 	}

@@ -10,12 +10,10 @@ round after round. Also: memory of all of banger's processes at their peak, and 
 top layer, on a filesystem that clones.
 """
 import contextlib
-import json
 import os
 import pathlib
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import threading

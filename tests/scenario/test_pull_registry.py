@@ -6,10 +6,11 @@ All of it runs in a network of loopback only, with three more addresses that sta
 read from the logs of the servers there.
 """
 import base64
-import concurrent.futures
 import json
 import os
 import random
+import re
+import select
 import signal
 import socket
 import subprocess
@@ -24,8 +25,8 @@ import pulls
 import registry
 from archives import archive, member
 from harness import PROGRAM, until
-from images import FOREIGN, Image, Index, Layer, Store, Tree, d, f, platform
-from registry import (Basic, Bearer, Registry, Tokens, body_from, chunked, endless, garbage, gated, lie, long, other_content, redirect, reset,
+from images import FOREIGN, Image, Layer, Store, Tree, f
+from registry import (Basic, Bearer, Registry, Tokens, chunked, endless, garbage, gated, lie, long, other_content, redirect, reset,
                       short, silent, stall, status, throttle, whole, wrong_range)
 
 pytestmark = [pytest.mark.needs('banger-unpack', 'e2fsck', 'ip', 'nsenter', 'openssl'), pytest.mark.limit(90),
@@ -723,8 +724,6 @@ def test_tls_realm_elsewhere(servers, host, authority):
 
 def tunnel(handler, _):
     """CONNECT, as a proxy does it."""
-    import select
-    import socket as sockets
     host_name, _, port = handler.path.partition(':')
     # The namespace is the socket's that was accepted; a new one is made in it by the thread of the server.
     other = handler.server.owner.connect((host_name, int(port)))
@@ -753,7 +752,6 @@ def test_http_proxy(servers, host, authority):
 
 def test_https_proxy(servers, host, net, authority):
     """HTTPS_PROXY: CONNECT, and the password stays inside."""
-    import socket
     proxy = servers()
     proxy.connect = lambda to: net.inside(lambda: socket.create_connection(to, 10))
     proxy.always('^CONNECT', tunnel)
@@ -939,7 +937,6 @@ def test_detached(served, host):
     go = threading.Event()
     served.server.on(f'GET .*{served.blob}', gated(go, 1_000_000))
     result = banger.ctl('image', 'pull', served.reference, '--name', 'it', '--detach', timeout=20)
-    import re
     [op_id] = set(re.findall(r'op-[0-9a-f]{12}', result.out + result.err))
     until(lambda: served.gets() and served.gets()[0].sent >= 1_000_000, 'the transfer')
     assert [o['op_id'] for o in running(banger)] == [op_id]

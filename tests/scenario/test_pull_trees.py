@@ -6,10 +6,8 @@ import copy
 import hashlib
 import json
 import os
-import pathlib
 import random
 import shutil
-import subprocess
 
 import pytest
 
@@ -18,9 +16,9 @@ import images
 import pulls
 import test_import
 import trees
-from archives import acl, archive, base256, directory, hardlink, header, member, pax, symlink
+from archives import acl, archive, directory, hardlink, header, member, pax, symlink
 from conftest import QUICK
-from images import Image, Layer, Store
+from images import Image, Store
 
 pytestmark = [pytest.mark.needs('banger-unpack', 'e2fsck'), pytest.mark.limit(180),
               pytest.mark.skipif(os.geteuid() != 0, reason='needs root to mount images')]

@@ -152,5 +152,6 @@ def published(banger, ext4):
         for mount in banger.mounts if wait else ():  # another door's change: there in a moment, not before we were answered
             if mount.process.alive():
                 harness.until((mount / 'images' / name).is_dir, f'images/{name} to show', 5)
+                harness.until((mount / 'rootfs' / name).is_dir, f'rootfs/{name} to show', 5)
         return image
     return make

@@ -45,7 +45,7 @@ struct image_pulled {
 	char *source; /* canonical, with the digest of what was pulled */
 	char *config; /* banger_image.config; NULL: none */
 	char *kernel; /* that it wants; NULL: says nothing */
-	char *home;   /* of the image's user; what a work seed is made of; NULL: /root */
+	char *home;   /* of the image's user; what a work seed is made of: a path or "~USER"; NULL: /root */
 	bool seed;    /* a work seed is there already */
 	char digest[72]; /* of rootfs.ext4 where it was computed on the way; "": it was not */
 };

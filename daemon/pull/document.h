@@ -84,7 +84,8 @@ struct pull_image_config {
 	char *config;	 /* as banger_image.config wants it (model.h), checked by the model;
 			  * NULL: nothing said */
 	size_t labels_left_out; /* labels that are too long to be kept: those past 32 KiB in all */
-	char *user, *home; /* config.User, NULL: none; home: "/root" for root or none, NULL: not known */
+	char *user, *home; /* config.User, NULL: none; home: "/root" for root or none, else
+			      * "~USER": the image's own /etc/passwd says */
 };
 /* n_layers: the manifest's; another number of diff_ids is BAD_REQUEST. The platform may be not said: some
  * tools write "". Members that are null are absent. */

@@ -274,8 +274,11 @@ static bool is_root(const char *user)
 static int take_user(const char *user, struct pull_image_config *c, struct banger_error *err)
 {
 	c->user = user ? strdup(user) : NULL;
-	c->home = is_root(user) ? strdup("/root") : NULL;
-	return (user && !c->user) || (is_root(user) && !c->home) ? banger_error_oom(err) : 0;
+	if (is_root(user))
+		c->home = strdup("/root");
+	else if (asprintf(&c->home, "~%s", user) < 0)
+		c->home = NULL;
+	return (user && !c->user) || !c->home ? banger_error_oom(err) : 0;
 }
 
 static int take_config(struct json_object *o, struct pull_image_config *c, struct banger_error *err)

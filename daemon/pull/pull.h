@@ -70,7 +70,7 @@ struct pull_result {
 	char *source;			   /* canonical: docker.io/library/debian:12@sha256:… */
 	char manifest[PULL_DIGEST_MAX];	   /* of the platform's manifest */
 	char *config;			   /* banger_image.config; NULL: none */
-	char *home;			   /* of its user, as far as known; NULL: not known */
+	char *home;			   /* of its user: a path, or "~USER" */
 	int64_t fetched;		   /* bytes that came over the network (or were read from a layout) */
 	size_t layers, reused;
 	int64_t size;			   /* of the filesystem */

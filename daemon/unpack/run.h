@@ -89,7 +89,8 @@ struct unpack_options {
 	int from_fd; /* content for the layers that have record_in_fd */
 	int keep_fd; /* an empty regular file on out_fd's filesystem, for writing: becomes the clone */
 
-	/* A second filesystem, of what the image has below work_seed_path (NULL: "/root"), with that
+	/* A second filesystem, of what the image has below work_seed_path (NULL: "/root"; "~USER": the home of
+	 * that user, "name", "uid" or either with ":group", by the image's /etc/passwd), with that
 	 * directory's attributes as its root's; empty if there is no such directory. The image keeps
 	 * it too. */
 	int work_seed_fd; /* a regular file, open for reading and writing; replaced */

@@ -449,7 +449,8 @@ def test_mount_points(shared, pulled, tmp_path):
     assert found[b'run']['target'] == b'var/run'
 
 
-@pytest.mark.parametrize('home, command', [('root', {}), ('root', {'User': '0:0'})], ids=['no user', 'root'])
+@pytest.mark.parametrize('home, command', [('root', {}), ('root', {'User': '0:0'}), ('home/web', {'User': 'web'}),
+                                           ('home/web', {'User': '33:0'})], ids=['no user', 'root', 'user', 'number'])
 def test_work_seed(shared, pulled, tmp_path, home, command):
     """The home of whom the image runs as, as a filesystem of its own: the same owner, mode, attributes, content."""
     fields = {'uid': 33, 'gid': 34, 'mtime': 1_234_567_890}
@@ -469,3 +470,14 @@ def test_work_seed(shared, pulled, tmp_path, home, command):
     assert found[b'.profile']['content'] == hashlib.sha256(b'export A=1').hexdigest() and found[b'.profile']['xattrs'] == {'user.x': b'y'}
     assert found[b'd']['owner'] == (33, 34) and found[b'l']['target'] == b'.profile'
     assert (shared.tree / 'images/it/work-seed.ext4').stat().st_size == seed.stat().st_size
+
+
+@pytest.mark.parametrize('passwd', [b'', b'web:x:33:34::/:/bin/sh\n', b'web:x:33:34::relative:\n', b'web\nweb:\n' + b':' * 5000,
+                                    b'\0web:x:33:34::/root:/bin/sh', b'web:x:33:34::/nowhere:/bin/sh\n'])
+def test_work_seed_of_nobody(shared, pulled, tmp_path, passwd):
+    """Whoever has no home in the image has an empty one of his own."""
+    store = Store()
+    said = Image(archive(directory('etc'), member('etc/passwd', passwd), directory('root'), member('root/x', b'x')),
+                 command={'User': 'web'}).put(store)
+    pulled(f'oci:{images.write_layout(tmp_path / "l", store, {"it": said})}:it')
+    assert sorted(pulls.tree_of(pulls.rootfs(shared, 'it', 'work-seed.ext4'), tmp_path / 'mnt')) == [b'.']

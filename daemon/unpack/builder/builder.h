@@ -155,6 +155,11 @@ int ext4_builder_give_content(struct ext4_builder *b, int to_fd, struct banger_e
 int ext4_builder_copy(
 	struct ext4_builder *b, ext4_node dir, struct ext4_builder *to, struct banger_error *err);
 
+/* The beginning of a regular file's content, up to `size` bytes, holes as zeros: *ret_len of them. Reads the image
+ * back. Of anything else, and of what is not there (0): nothing. */
+int ext4_builder_read(struct ext4_builder *b, ext4_node file, char *buf, size_t size, size_t *ret_len,
+	struct banger_error *err);
+
 /* Nodes, and bytes of content, so far. */
 void ext4_builder_progress(
 	const struct ext4_builder *b, uint64_t *ret_nodes, uint64_t *ret_content);

@@ -159,3 +159,45 @@ int ext4_builder_copy(
 		r = copy_root(&c, dir, err);
 	return r < 0 ? r : copy_below(&c, dir, err);
 }
+
+/* One extent's share of the buffer, by whole blocks. */
+static int read_extent(const struct ext4_builder *b, const struct extent *e, uint8_t *block,
+	char *buf, size_t len, struct banger_error *err)
+{
+	for (uint32_t i = 0; i < e->len; i++) {
+		uint64_t at = (uint64_t)(e->logical + i) * BLOCK;
+		if (at >= len)
+			break;
+		ssize_t n = pread(b->o.fd, block, BLOCK, ((off_t)e->physical + i) * BLOCK);
+		if (n != (ssize_t)BLOCK)
+			return banger_error_set_errno(
+				err, n < 0 ? errno : EIO, "cannot read the image back");
+		memcpy(buf + at, block, len - at < BLOCK ? len - at : BLOCK);
+	}
+	return 0;
+}
+
+int ext4_builder_read(struct ext4_builder *b, ext4_node file, char *buf, size_t size,
+	size_t *ret_len, struct banger_error *err)
+{
+	struct node *n = file ? node_at(b, file) : NULL;
+	_cleanup_free_ uint8_t *block = NULL;
+
+	*ret_len = 0;
+	if (!n || !node_is(n, S_IFREG))
+		return 0;
+	if (posix_memalign((void **)&block, BLOCK, BLOCK) != 0) {
+		block = NULL;
+		return banger_error_oom(err);
+	}
+	int r = content_close(b, err);
+	if (r == 0)
+		r = writer_flush(b->writer, err);
+	size_t len = n->size < size ? n->size : size;
+	memset(buf, 0, len);
+	for (uint32_t i = 0; i < n->file.n && r == 0; i++)
+		r = read_extent(b, node_extent(n, i), block, buf, len, err);
+	if (r == 0)
+		*ret_len = len;
+	return r;
+}

@@ -188,6 +188,72 @@ static void keep_content(struct program *p)
 		  ext4_builder_give_content(p->builder, UNPACK_FD_KEEP, &err) == 0;
 }
 
+#define PASSWD_MAX (256 * 1024) /* what is looked at of /etc/passwd */
+
+/* The home that a line of passwd(5) says, if the line is of that user: a name or a number. NULL: it is not. */
+static char *home_of_line(char *line, const char *user, size_t user_len)
+{
+	char *fields[7];
+
+	for (int i = 0; i < 7; i++) {
+		fields[i] = line ? strsep(&line, ":") : NULL;
+		if (!fields[i] && i < 6)
+			return NULL;
+	}
+	bool same = (strlen(fields[0]) == user_len && memcmp(fields[0], user, user_len) == 0) ||
+		    (strlen(fields[2]) == user_len && memcmp(fields[2], user, user_len) == 0);
+	return same && fields[5][0] == '/' ? fields[5] : NULL;
+}
+
+/* "~USER" or "~USER:GROUP" by the image's own /etc/passwd; buf holds the result. NULL: no such user. */
+static int find_home(
+	struct program *p, const char *user, char *buf, char **ret, struct banger_error *err)
+{
+	ext4_node etc = 0, file = 0;
+	size_t len = 0;
+
+	*ret = NULL;
+	int r = layer_find_dir(p->builder, "/etc", &etc, err);
+	if (r == 0 && etc)
+		file = ext4_builder_lookup(p->builder, etc, "passwd", strlen("passwd"));
+	if (r == 0)
+		r = ext4_builder_read(p->builder, file, buf, PASSWD_MAX, &len, err);
+	if (r < 0)
+		return r;
+	buf[len] = '\0';
+	for (char *line; !*ret && buf && (line = strsep(&buf, "\n"));)
+		*ret = home_of_line(line, user, strcspn(user, ":"));
+	return 0;
+}
+
+/* 0: there is none to copy: no such user, no such directory, or all of the image. */
+static int home_dir(struct program *p, const char *path, ext4_node *ret, struct banger_error *err)
+{
+	_cleanup_free_ char *buf = NULL;
+	char *found = NULL;
+	int r = 0;
+
+	*ret = 0;
+	if (path[0] == '~') {
+		buf = malloc(PASSWD_MAX + 1);
+		if (!buf)
+			return banger_error_oom(err);
+		r = find_home(p, path + 1, buf, &found, err);
+		if (r < 0 || !found)
+			return r;
+		path = found;
+	}
+	r = layer_find_dir(p->builder, path, ret, err);
+	if (r == 0 && *ret == EXT4_BUILDER_ROOT)
+		*ret = 0;
+	/* What the image says may be no path at all. */
+	if (r < 0 && found) {
+		*err = (struct banger_error){0};
+		r = 0;
+	}
+	return r;
+}
+
 static int make_home(struct program *p, struct banger_error *err)
 {
 	const char *path = p->home ? banger_json_str(p->home, "path") : NULL;
@@ -195,7 +261,7 @@ static int make_home(struct program *p, struct banger_error *err)
 
 	if (!p->home)
 		return 0;
-	int r = layer_find_dir(p->builder, path ? path : "", &dir, err);
+	int r = home_dir(p, path ? path : "", &dir, err);
 	if (r == 0)
 		r = ext4_builder_copy(p->builder, dir, p->home_builder, err);
 	if (r == 0)

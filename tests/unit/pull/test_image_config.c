@@ -56,7 +56,7 @@ static void full(void **state)
 	assert_string_equal(c.diff_ids[0], S256);
 	assert_string_equal(c.diff_ids[1], S512);
 	assert_string_equal(c.user, "app:app");
-	assert_null(c.home);
+	assert_string_equal(c.home, "~app:app");
 	assert_int_equal(c.labels_left_out, 0);
 	assert_string_equal(c.config,
 		"{\"entrypoint\":[\"/init\",\"-x\"],\"cmd\":[\"a "
@@ -92,8 +92,8 @@ static void empty(void **state)
 static void homes(void **state)
 {
 	static const char *const users[][2] = {{"root", "/root"}, {"0", "/root"}, {"0:0", "/root"},
-		{"root:adm", "/root"}, {":5", "/root"}, {"roots", NULL}, {"00", NULL},
-		{"1000", NULL}, {"app:root", NULL}};
+		{"root:adm", "/root"}, {":5", "/root"}, {"roots", "~roots"}, {"00", "~00"},
+		{"1000", "~1000"}, {"app:root", "~app:root"}};
 
 	for (size_t i = 0; i < ELEMENTSOF(users); i++) {
 		_cleanup_pull_image_config_ struct pull_image_config c = {0};
@@ -102,7 +102,7 @@ static void homes(void **state)
 		snprintf(text, sizeof(text), CONFIG("\"User\":\"%s\""), users[i][0]);
 		must_parse(text, 1, &c);
 		assert_string_equal(c.user, users[i][0]);
-		assert_string_equal(c.home ?: "(none)", users[i][1] ?: "(none)");
+		assert_string_equal(c.home, users[i][1]);
 	}
 }
 

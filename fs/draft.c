@@ -322,7 +322,8 @@ void draft_symlink(struct change *c)
 	/* A promotion puts the artifact itself in its place; the kernel takes nothing but a link from us. */
 	if (r == 0 && !S_ISLNK(e.attr.st_mode))
 		r = attempt_refuse(&c->attempt, BANGER_BUSY,
-			"\"%s\" of %s was replaced as soon as it was made: the draft is being published",
+			"\"%s\" of %s was replaced as soon as it was made: the draft is being "
+			"published",
 			c->name, draft.word);
 	answer_entry(c, r, &e);
 }

@@ -320,11 +320,13 @@ void draft_symlink(struct change *c)
 	if (r == 0)
 		r = file_entry(c, c->node, c->name, &e);
 	/* A promotion puts the artifact itself in its place; the kernel takes nothing but a link from us. */
-	if (r == 0 && !S_ISLNK(e.attr.st_mode))
+	if (r == 0 && !S_ISLNK(e.attr.st_mode)) {
+		files_forget(c->fs->files, e.ino, 1);
 		r = attempt_refuse(&c->attempt, BANGER_BUSY,
 			"\"%s\" of %s was replaced as soon as it was made: the draft is being "
 			"published",
 			c->name, draft.word);
+	}
 	answer_entry(c, r, &e);
 }
 

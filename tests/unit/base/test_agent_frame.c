@@ -67,15 +67,34 @@ static void largest(void **state)
 
 static void lies(void **state)
 {
-	static const uint8_t bad[][AGENT_HEADER] = {{0, 0, 0, 0, 0, 0, 0, 0},
-		{1, 1, 0, 0, 0, 0, 0, 0}, {1, 0, 0, 0, 1, 0, 2, 0},
-		{1, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF}};
+	static const uint8_t bad[][AGENT_HEADER] = {{1, 1, 0, 0, 0, 0, 0, 0},
+		{1, 0, 0, 0, 1, 0, 2, 0}, {1, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF}};
 	struct agent_frame f;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		r.start = r.end = 0;
 		give(bad[i], AGENT_HEADER);
 		assert_int_equal(agent_reader_next(&r, &f), -EPROTO);
+	}
+}
+
+/* Zeros between frames are nothing: they end what somebody else left half-said. */
+static void padding(void **state)
+{
+	static const uint8_t zeros[13],
+		frame[AGENT_HEADER + 1] = {AGENT_STDOUT, 0, 7, 0, 1, 0, 0, 0, 'x'};
+	struct agent_frame f;
+
+	r.start = r.end = 0;
+	for (int i = 0; i < 3; i++) {
+		give(zeros, sizeof(zeros));
+		assert_int_equal(agent_reader_next(&r, &f), 0);
+		give(frame, sizeof(frame));
+		assert_int_equal(agent_reader_next(&r, &f), 1);
+		assert_int_equal(f.type, AGENT_STDOUT);
+		assert_int_equal(f.channel, 7);
+		assert_int_equal(f.len, 1);
+		assert_int_equal(f.payload[0], 'x');
 	}
 }
 
@@ -124,6 +143,7 @@ static void exec_limits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(pieces), cmocka_unit_test(largest),
-		cmocka_unit_test(lies), cmocka_unit_test(exec), cmocka_unit_test(exec_limits)};
+		cmocka_unit_test(lies), cmocka_unit_test(padding), cmocka_unit_test(exec),
+		cmocka_unit_test(exec_limits)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,7 +41,6 @@ static int begin(struct watch *w, bool snapshot, int64_t *ret_generation, struct
 	if (hub_subscribe(
 		    w->api->hub, HUB_REGISTRY | (w->ops ? HUB_OPS : 0), NULL, &w->subscription) < 0)
 		return banger_error_oom(err);
-	hub_set_owner(w->subscription, w->call->peer->pid);
 	if (!snapshot)
 		return store_generation(w->api->store, ret_generation, err);
 	r = store_view_open(w->api->store, &w->view, err);

@@ -10,9 +10,8 @@
  *
  * A wake-up is cheap to give and dear to have: who is woken takes the CPU from the one that has a
  * reply to send. So wake-ups are given without the lock, which the woken one wants first of all, and
- * a thread that will answer a request may put off those that follow from its change (hub_hold), but
- * for the client that asked, which waits for the change's event as well as for the reply. The texts are in
- * the queues meanwhile, and who publishes without holding gives all wake-ups that are due.
+ * a thread that will answer a request may put off those that follow from its change (hub_hold): the
+ * reply says all that its client waits for. The texts are in the queues meanwhile, and who publishes without holding gives all wake-ups that are due.
  */
 #include "op/hub.h"
 #include <banger/op.h>
@@ -45,10 +44,9 @@ struct hub_subscription {
 	struct item *head, **tail;
 	size_t backlog; /* bytes */
 	bool cut_off;
-	bool due;    /* a wake-up, not yet given */
-	bool gone;   /* unsubscribed; freed with the last user */
-	int users;   /* who write to fd without the hub's lock */
-	pid_t owner; /* the process that it is for */
+	bool due;  /* a wake-up, not yet given */
+	bool gone; /* unsubscribed; freed with the last user */
+	int users; /* who write to fd without the hub's lock */
 };
 
 struct hub {
@@ -58,9 +56,8 @@ struct hub {
 };
 
 /* What this thread does about wake-ups: gives them at once; gives them until it publishes a change of
- * the registry; puts them off, but for those of one process. */
+ * the registry; puts them off. */
 static _Thread_local enum { AT_ONCE, UNTIL_CHANGE, LATER } waking;
-static _Thread_local pid_t asking;
 
 int hub_new(struct hub **ret)
 {
@@ -156,12 +153,12 @@ static void subscription_free(struct hub_subscription *s)
 	free(s);
 }
 
-/* Somebody (of the process `owner`, if not 0) whose wake-up is due, as a user of it; or NULL. */
-static struct hub_subscription *take_due(struct hub *h, pid_t owner)
+/* Somebody whose wake-up is due, as a user of it; or NULL. */
+static struct hub_subscription *take_due(struct hub *h)
 {
 	pthread_mutex_lock(&h->lock);
 	struct hub_subscription *s = h->first;
-	while (s && !(s->due && (!owner || s->owner == owner)))
+	while (s && !s->due)
 		s = s->next;
 	if (s) {
 		s->due = false;
@@ -171,11 +168,11 @@ static struct hub_subscription *take_due(struct hub *h, pid_t owner)
 	return s;
 }
 
-static void give_wakes(struct hub *h, pid_t owner)
+static void give_wakes(struct hub *h)
 {
 	struct hub_subscription *s;
 
-	while ((s = take_due(h, owner))) {
+	while ((s = take_due(h))) {
 		/* Cannot fail: the counter is small. */
 		int r = eventfd_write(s->fd, 1);
 		assert(r == 0);
@@ -220,10 +217,8 @@ void hub_publish(struct hub *h, unsigned topic, const char *op_id, const char *l
 	if (t)
 		unref(t);
 	pthread_mutex_unlock(&h->lock);
-	if (due && waking != LATER)
-		give_wakes(h, 0);
-	else if (due && topic == HUB_REGISTRY && (prompt || asking > 0))
-		give_wakes(h, prompt ? 0 : asking);
+	if (due && (waking != LATER || prompt))
+		give_wakes(h);
 }
 
 int hub_subscribe(struct hub *h, unsigned topics, const char *op_id, struct hub_subscription **ret)
@@ -255,13 +250,6 @@ int hub_subscribe(struct hub *h, unsigned topics, const char *op_id, struct hub_
 	return 0;
 }
 
-void hub_set_owner(struct hub_subscription *s, pid_t owner)
-{
-	pthread_mutex_lock(&s->hub->lock);
-	s->owner = owner;
-	pthread_mutex_unlock(&s->hub->lock);
-}
-
 void hub_unsubscribep(struct hub_subscription **p)
 {
 	struct hub_subscription *s = *p;
@@ -288,10 +276,9 @@ void hub_unsubscribep(struct hub_subscription **p)
 	*p = NULL;
 }
 
-void hub_hold(pid_t owner)
+void hub_hold(void)
 {
 	waking = UNTIL_CHANGE;
-	asking = owner;
 }
 
 void hub_release(struct hub *h)
@@ -300,7 +287,7 @@ void hub_release(struct hub *h)
 
 	waking = AT_ONCE;
 	if (held)
-		give_wakes(h, 0);
+		give_wakes(h);
 }
 
 int hub_subscription_fd(const struct hub_subscription *s)

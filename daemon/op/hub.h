@@ -26,16 +26,14 @@ void hub_freep(struct hub **h);
 /* Publish one line of JSON (no newline), copied. For HUB_LOG, op_id is what subscribers filter by. */
 void hub_publish(struct hub *h, unsigned topic, const char *op_id, const char *line, size_t len);
 /* From the next HUB_REGISTRY text on that this thread publishes, subscribers are woken only by hub_release(),
- * which must follow soon, so that the reply to a change need not wait for all who watch to be told of it. At once
- * are woken by such a text those of the process `owner`, and with HUB_PROMPT all. */
-void hub_hold(pid_t owner);
+ * which must follow soon, so that the reply to a change need not wait for all who watch to be told of it. With
+ * HUB_PROMPT all are woken at once. */
+void hub_hold(void);
 void hub_release(struct hub *h);
 bool hub_wanted(struct hub *h, enum hub_topic topic); /* has it subscribers? to save work */
 
 /* topics: or of enum hub_topic. op_id: only HUB_LOG lines of that operation; NULL: all. */
 int hub_subscribe(struct hub *h, unsigned topics, const char *op_id, struct hub_subscription **ret);
-/* The process that it is for (hub_hold). */
-void hub_set_owner(struct hub_subscription *s, pid_t owner);
 void hub_unsubscribep(struct hub_subscription **s);
 /* Readable (poll POLLIN) while there is something to take or the subscription was cut off. */
 int hub_subscription_fd(const struct hub_subscription *s);

@@ -224,9 +224,9 @@ void operation_end(struct operation *op, const struct banger_error *err)
 	operation_free(op);
 }
 
-void operations_hold(struct operations *o, pid_t owner)
+void operations_hold(struct operations *o)
 {
-	hub_hold(owner);
+	hub_hold();
 }
 
 void operations_release(struct operations *o)

@@ -41,8 +41,8 @@ int operation_begin(struct operations *o, enum operation_kind kind, const char *
  * leaves the op and frees it. Whoever follows the operation's HUB_LOG lines gets an empty one after the last. */
 void operation_end(struct operation *op, const struct banger_error *err);
 
-/* hub_hold() and hub_release(), for one who answers a request of the process `owner`. */
-void operations_hold(struct operations *o, pid_t owner);
+/* hub_hold() and hub_release(), for one who answers a request. */
+void operations_hold(struct operations *o);
 void operations_release(struct operations *o);
 
 /* Hand a running operation to another thread: the one that began it leaves it, the other adopts it and

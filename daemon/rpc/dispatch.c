@@ -209,7 +209,7 @@ bool dispatch_line(struct rpc_connection *c, const char *line, size_t len, int *
 			strcpy(refused.op_id, op_id.s);
 	}
 	clean_name(q.method);
-	operations_hold(c->server->options.operations, 0);
+	operations_hold(c->server->options.operations);
 	bool more = carry_out(c, &q, op_id.s, &refused, &call);
 	operations_release(c->server->options.operations);
 	close_all(call.fds, &call.nfds);

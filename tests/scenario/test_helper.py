@@ -27,7 +27,7 @@ import pytest
 
 import harness
 from harness import until
-from wire import OP_ID, Client
+from wire import OP_ID, Client, WireError
 
 pytestmark = [pytest.mark.needs('ip', 'nft', 'nsenter', 'busybox')]
 HELPER = next((p for p in sorted(harness.BUILD.rglob('banger-helper')) if p.is_file() and os.access(p, os.X_OK)), None)
@@ -132,7 +132,7 @@ class Helper:
         try:
             with Client(self.socket) as client:
                 return client.call('helper.ping')
-        except OSError:
+        except (OSError, WireError):
             return None
 
     @property

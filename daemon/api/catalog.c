@@ -291,9 +291,10 @@ static const struct rpc_param prune_params[] = {
 	{"max", RPC_INT, false, 0, INT64_MAX}, {"dry_run", RPC_BOOL}, {NULL, RPC_END}};
 
 const struct rpc_method api_catalog_methods[] = {
-	{"catalog.ls", handle_catalog_ls, RPC_HANGUP, ls_params},
-	{"kernel.pull", api_kernel_pull, RPC_CHANGE | RPC_HANGUP, kernel_params},
-	{"image.export", api_image_export, RPC_CHANGE | RPC_HANGUP, export_params, 1, 1},
+	{"catalog.ls", handle_catalog_ls, RPC_HANGUP | RPC_YIELD, ls_params},
+	{"kernel.pull", api_kernel_pull, RPC_CHANGE | RPC_HANGUP | RPC_YIELD, kernel_params},
+	{"image.export", api_image_export, RPC_CHANGE | RPC_HANGUP | RPC_YIELD, export_params, 1,
+		1},
 	{"image.prune", api_image_prune, RPC_CHANGE, prune_params},
 	{NULL},
 };

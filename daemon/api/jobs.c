@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <string.h>
+#include "api/api.h"
 
 struct kept {
 	char op_id[BANGER_OP_ID_LEN + 1];
@@ -194,3 +195,106 @@ void jobs_freep(struct jobs **p)
 	free(j);
 	*p = NULL;
 }
+
+/* ---- begin, status, cancel */
+
+/* What a job needs of the request, which is gone when it runs. */
+struct request {
+	const struct api *api;
+	job_method run;
+	struct json_object *params;
+	bool trusted;
+};
+
+static void request_free(void *arg)
+{
+	struct request *q = arg;
+
+	if (!q)
+		return;
+	json_object_put(q->params);
+	free(q);
+}
+
+static int run_request(
+	void *arg, struct operation *op, struct json_object **ret, struct banger_error *err)
+{
+	struct request *q = arg;
+
+	return q->run(q->api, op, q->params, q->trusted, ret, err);
+}
+
+/* With a copy of the parameters of its own: JSON objects are not for two threads. */
+static struct request *request_new(
+	const struct api *api, const struct rpc_call *call, job_method method)
+{
+	struct request *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return NULL;
+	*q = (struct request){.api = api, .run = method, .trusted = call->peer->trusted};
+	if (json_object_deep_copy(call->params, &q->params, NULL) < 0) {
+		request_free(q);
+		return NULL;
+	}
+	return q;
+}
+
+int job_begin(
+	const struct api *api, struct rpc_call *call, job_method method, struct banger_error *err)
+{
+	_cleanup_json_ struct json_object *result = json_object_new_object();
+	struct request *q = request_new(api, call, method);
+	const struct job job = {run_request, request_free, q};
+	int r = -ENOMEM;
+
+	if (q && result && banger_json_add_str(result, "op_id", operation_id(call->op)) == 0)
+		r = jobs_start(api->jobs, call, &job, err);
+	else
+		banger_error_oom(err);
+	if (r < 0)
+		request_free(q);
+	else
+		call->result = TAKE_PTR(result);
+	return r;
+}
+
+static int find(const struct api *api, const struct rpc_call *call, const char *method,
+	const char *what, struct banger_op_record *ret, struct banger_error *err)
+{
+	int r = operations_find(api->operations, banger_json_str(call->params, "op_id"), ret, err);
+
+	if (r == 0 && strncmp(ret->method, method, strlen(method)) != 0)
+		return banger_error_set(
+			err, BANGER_NOT_FOUND, "operation \"%s\" is no %s", ret->op_id, what);
+	return r;
+}
+
+int job_status(const struct api *api, struct rpc_call *call, const char *method, const char *what,
+	struct banger_error *err)
+{
+	struct banger_op_record record;
+
+	int r = find(api, call, method, what, &record, err);
+	if (r < 0)
+		return r;
+	_cleanup_json_ struct json_object *result = jobs_result(api->jobs, record.op_id);
+	if (!result)
+		result = json_object_new_object();
+	struct json_object *op = api_op_to_json(api, &record);
+	if (!result || !op || banger_json_add(result, "op", op) < 0)
+		return banger_error_oom(err);
+	call->result = TAKE_PTR(result);
+	return 0;
+}
+
+int job_cancel(const struct api *api, struct rpc_call *call, const char *method, const char *what,
+	struct banger_error *err)
+{
+	struct banger_op_record record;
+
+	int r = find(api, call, method, what, &record, err);
+	return r < 0 ? r : operations_cancel(api->operations, record.op_id, err);
+}
+
+const struct rpc_param job_params[] = {{"op_id", RPC_STRING, true, 0, 64}, {NULL, RPC_END}};

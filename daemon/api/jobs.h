@@ -13,6 +13,7 @@
 #define JOBS_KEPT 64
 #define JOBS_MAX 64 /* that run at once */
 
+struct api;
 struct jobs;
 
 int jobs_new(struct jobs **ret);
@@ -30,5 +31,16 @@ struct job {
 int jobs_start(struct jobs *j, struct rpc_call *call, const struct job *job, struct banger_error *err);
 /* What a job that ended well returned, as a new reference; NULL: not known (any more). */
 struct json_object *jobs_result(struct jobs *j, const char *op_id);
+
+/* What a long method does, as one call and as a job alike. */
+typedef int (*job_method)(const struct api *api, struct operation *op, struct json_object *params, bool trusted,
+	struct json_object **ret, struct banger_error *err);
+/* METHOD.begin: the method as a job, with the call's parameters; the answer is its op_id. */
+int job_begin(const struct api *api, struct rpc_call *call, job_method method, struct banger_error *err);
+/* METHOD.status: {"op":…} and what the method returned; METHOD.cancel. The operation is to be one of `method` or of
+ * what begins so; NOT_FOUND says that it is no `what`. */
+int job_status(const struct api *api, struct rpc_call *call, const char *method, const char *what, struct banger_error *err);
+int job_cancel(const struct api *api, struct rpc_call *call, const char *method, const char *what, struct banger_error *err);
+extern const struct rpc_param job_params[]; /* of both */
 
 #endif

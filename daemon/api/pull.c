@@ -9,7 +9,6 @@
  *	 "fetched":BYTES,"total":BYTES,"members":N,"content":BYTES,
  *	 "layers":[{"digest","size":BYTES,"fetched":BYTES,"state":"waiting"|"fetching"|"held"|"fetched"|"reused"}]}
  */
-#include <string.h>
 #include "api/api.h"
 #include "api/jobs.h"
 #include "api/pull.h"
@@ -98,21 +97,6 @@ int api_pull_and_flatten(struct pull_engine *engine, struct operation *op,
 
 /* ---- the methods */
 
-/* What a job needs of the request, which is gone when it runs. */
-struct request {
-	const struct api *api;
-	struct json_object *params;
-	bool trusted;
-};
-
-static void request_free(void *arg)
-{
-	struct request *q = arg;
-
-	json_object_put(q->params);
-	free(q);
-}
-
 static int pull(const struct api *api, struct operation *op, struct json_object *params,
 	bool trusted, struct json_object **ret, struct banger_error *err)
 {
@@ -142,90 +126,29 @@ static int handle_pull(void *ctx, struct rpc_call *call, struct banger_error *er
 	return pull(ctx, call->op, call->params, call->peer->trusted, &call->result, err);
 }
 
-static int run_job(
-	void *arg, struct operation *op, struct json_object **ret, struct banger_error *err)
-{
-	struct request *q = arg;
-
-	return pull(q->api, op, q->params, q->trusted, ret, err);
-}
-
 static int handle_begin(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	const struct api *api = ctx;
-	struct request *q = calloc(1, sizeof(*q));
-	struct json_object *result = json_object_new_object();
-	const struct job job = {run_job, request_free, q};
-
-	if (!q || !result || banger_json_add_str(result, "op_id", operation_id(call->op)) < 0) {
-		free(q);
-		json_object_put(result);
-		return banger_error_oom(err);
-	}
-	q->api = api;
-	q->trusted = call->peer->trusted;
-	int r = -ENOMEM;
-	/* A copy of its own: JSON objects are not for two threads. */
-	if (json_object_deep_copy(call->params, &q->params, NULL) == 0)
-		r = jobs_start(api->jobs, call, &job, err);
-	else
-		banger_error_oom(err);
-	if (r < 0) {
-		request_free(q);
-		json_object_put(result);
-		return r;
-	}
-	call->result = result;
-	return 0;
-}
-
-static int find(const struct api *api, struct rpc_call *call, struct banger_op_record *ret,
-	struct banger_error *err)
-{
-	int r = operations_find(api->operations, banger_json_str(call->params, "op_id"), ret, err);
-
-	if (r == 0 && strncmp(ret->method, "image.pull", strlen("image.pull")) != 0)
-		return banger_error_set(
-			err, BANGER_NOT_FOUND, "operation \"%s\" is no pull", ret->op_id);
-	return r;
+	return job_begin(ctx, call, pull, err);
 }
 
 static int handle_status(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	const struct api *api = ctx;
-	struct banger_op_record record;
-
-	int r = find(api, call, &record, err);
-	if (r < 0)
-		return r;
-	_cleanup_json_ struct json_object *result = jobs_result(api->jobs, record.op_id);
-	if (!result)
-		result = json_object_new_object();
-	struct json_object *op = api_op_to_json(api, &record);
-	if (!result || !op || banger_json_add(result, "op", op) < 0)
-		return banger_error_oom(err);
-	call->result = TAKE_PTR(result);
-	return 0;
+	return job_status(ctx, call, "image.pull", "pull", err);
 }
 
 static int handle_cancel(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	const struct api *api = ctx;
-	struct banger_op_record record;
-
-	int r = find(api, call, &record, err);
-	return r < 0 ? r : operations_cancel(api->operations, record.op_id, err);
+	return job_cancel(ctx, call, "image.pull", "pull", err);
 }
 
 static const struct rpc_param pull_params[] = {{"source", RPC_STRING, true}, {"name", RPC_STRING},
 	{"platform", RPC_STRING, false, 0, 128}, {"kernel", RPC_STRING, false, 0, 512},
 	{NULL, RPC_END}};
-static const struct rpc_param op_params[] = {{"op_id", RPC_STRING, true, 0, 64}, {NULL, RPC_END}};
 
 const struct rpc_method api_pull_methods[] = {
-	{"image.pull", handle_pull, RPC_CHANGE | RPC_HANGUP, pull_params},
+	{"image.pull", handle_pull, RPC_CHANGE | RPC_HANGUP | RPC_YIELD, pull_params},
 	{"image.pull.begin", handle_begin, RPC_CHANGE | RPC_LONG, pull_params},
-	{"image.pull.status", handle_status, RPC_ANYONE, op_params},
-	{"image.pull.cancel", handle_cancel, 0, op_params},
+	{"image.pull.status", handle_status, RPC_ANYONE, job_params},
+	{"image.pull.cancel", handle_cancel, 0, job_params},
 	{NULL},
 };

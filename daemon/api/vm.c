@@ -64,7 +64,7 @@ static void take_create(struct json_object *p, struct vm_create *ret)
 }
 
 static int create(const struct api *api, struct operation *op, struct json_object *params,
-	struct json_object **ret, struct banger_error *err)
+	bool trusted, struct json_object **ret, struct banger_error *err)
 {
 	_cleanup_vm_ struct banger_vm vm = {0};
 	_cleanup_free_ const char **publish = NULL;
@@ -83,92 +83,22 @@ static int create(const struct api *api, struct operation *op, struct json_objec
 
 static int handle_create(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	return create(ctx, call->op, call->params, &call->result, err);
-}
-
-/* What a job needs of the request, which is gone when it runs. */
-struct request {
-	const struct api *api;
-	struct json_object *params;
-};
-
-static void request_free(void *arg)
-{
-	struct request *q = arg;
-
-	json_object_put(q->params);
-	free(q);
-}
-
-static int run_job(
-	void *arg, struct operation *op, struct json_object **ret, struct banger_error *err)
-{
-	struct request *q = arg;
-
-	return create(q->api, op, q->params, ret, err);
+	return create(ctx, call->op, call->params, call->peer->trusted, &call->result, err);
 }
 
 static int handle_begin(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	const struct api *api = ctx;
-	_cleanup_json_ struct json_object *result = json_object_new_object();
-	struct request *q = calloc(1, sizeof(*q));
-	const struct job job = {run_job, request_free, q};
-	int r = -ENOMEM;
-
-	if (q && result && banger_json_add_str(result, "op_id", operation_id(call->op)) == 0) {
-		q->api = api;
-		/* A copy of its own: JSON objects are not for two threads. */
-		if (json_object_deep_copy(call->params, &q->params, NULL) == 0)
-			r = jobs_start(api->jobs, call, &job, err);
-	}
-	if (r == -ENOMEM)
-		banger_error_oom(err);
-	if (r < 0) {
-		if (q)
-			request_free(q);
-		return r;
-	}
-	call->result = TAKE_PTR(result);
-	return 0;
-}
-
-static int find_op(const struct api *api, struct rpc_call *call, struct banger_op_record *ret,
-	struct banger_error *err)
-{
-	int r = operations_find(api->operations, banger_json_str(call->params, "op_id"), ret, err);
-
-	if (r == 0 && strncmp(ret->method, "vm.create", strlen("vm.create")) != 0)
-		return banger_error_set(err, BANGER_NOT_FOUND,
-			"operation \"%s\" is no creation of a VM", ret->op_id);
-	return r;
+	return job_begin(ctx, call, create, err);
 }
 
 static int handle_status(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	const struct api *api = ctx;
-	struct banger_op_record record;
-
-	int r = find_op(api, call, &record, err);
-	if (r < 0)
-		return r;
-	_cleanup_json_ struct json_object *result = jobs_result(api->jobs, record.op_id);
-	if (!result)
-		result = json_object_new_object();
-	struct json_object *op = api_op_to_json(api, &record);
-	if (!result || !op || banger_json_add(result, "op", op) < 0)
-		return banger_error_oom(err);
-	call->result = TAKE_PTR(result);
-	return 0;
+	return job_status(ctx, call, "vm.create", "creation of a VM", err);
 }
 
 static int handle_cancel(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
-	const struct api *api = ctx;
-	struct banger_op_record record;
-
-	int r = find_op(api, call, &record, err);
-	return r < 0 ? r : operations_cancel(api->operations, record.op_id, err);
+	return job_cancel(ctx, call, "vm.create", "creation of a VM", err);
 }
 
 /* ---- looking */
@@ -413,7 +343,6 @@ static const struct rpc_param create_params[] = {
 	{"name", RPC_STRING, false, 0, 256}, CREATE_PARAMS, {"start", RPC_BOOL}, {NULL, RPC_END}};
 static const struct rpc_param run_params[] = {CREATE_PARAMS, EXEC_PARAMS, {NULL, RPC_END}};
 static const struct rpc_param exec_params[] = {VM_WORD, EXEC_PARAMS, {NULL, RPC_END}};
-static const struct rpc_param op_params[] = {{"op_id", RPC_STRING, true, 0, 64}, {NULL, RPC_END}};
 static const struct rpc_param vm_params[] = {VM_WORD, {NULL, RPC_END}};
 static const struct rpc_param stop_params[] = {
 	VM_WORD, {"timeout_ms", RPC_INT, false, 1, INT32_MAX}, {NULL, RPC_END}};
@@ -426,8 +355,8 @@ static const struct rpc_param logs_params[] = {
 const struct rpc_method api_vm_methods[] = {
 	{"vm.create", handle_create, RPC_CHANGE | RPC_HANGUP, create_params},
 	{"vm.create.begin", handle_begin, RPC_CHANGE | RPC_LONG, create_params},
-	{"vm.create.status", handle_status, RPC_ANYONE, op_params},
-	{"vm.create.cancel", handle_cancel, 0, op_params},
+	{"vm.create.status", handle_status, RPC_ANYONE, job_params},
+	{"vm.create.cancel", handle_cancel, 0, job_params},
 	{"vm.ls", handle_ls, RPC_ANYONE},
 	{"vm.show", handle_show, RPC_ANYONE, vm_params},
 	{"vm.start", handle_start, RPC_CHANGE | RPC_HANGUP, vm_params},

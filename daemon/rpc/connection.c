@@ -34,12 +34,12 @@ void connection_begin(struct rpc_connection *c, struct operation *op, const stru
 
 	pthread_mutex_lock(&s->lock);
 	c->op = op;
-	c->streams = m->flags & RPC_STREAM;
+	c->yields = m->flags & (RPC_STREAM | RPC_YIELD);
 	c->watched = m->flags & RPC_HANGUP;
 	if (c->watched && epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, c->fd, &e) < 0)
 		log_warn("cannot watch the client", KV_S("error", strerrordesc_np(errno)));
-	/* The server cancelled the streams that it saw; this one came after. */
-	if (c->streams && atomic_load(&s->stopping))
+	/* The server cancelled those that it saw; this one came after. */
+	if (c->yields && atomic_load(&s->stopping))
 		operation_cancel(op);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -52,7 +52,7 @@ void connection_end(struct rpc_connection *c)
 	if (c->watched)
 		epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
 	c->op = NULL;
-	c->streams = c->watched = false;
+	c->yields = c->watched = false;
 	pthread_mutex_unlock(&s->lock);
 }
 

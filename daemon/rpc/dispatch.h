@@ -51,6 +51,7 @@ enum rpc_flags {
 	RPC_STREAM = 4,	 /* the handler writes a stream and the connection ends with it */
 	RPC_HANGUP = 8,	 /* cancel the operation when the client goes away */
 	RPC_LONG = 16,	 /* with RPC_CHANGE: a long one, whose start is an event too (RPC_HANGUP says the same) */
+	RPC_YIELD = 32,	 /* cancelled at once when the daemon stops: it would rarely end in the time that others get */
 };
 
 struct rpc_method {

@@ -26,7 +26,7 @@ struct rpc_connection {
 	/* By the server's lock. */
 	struct operation *op; /* that runs now */
 	bool changes;	      /* the last request was a change; the thread's own */
-	bool streams;	      /* op is a stream */
+	bool yields;	      /* op is a stream, or its method RPC_YIELD */
 	bool watched;	      /* op is cancelled when the peer hangs up */
 };
 

@@ -6,7 +6,7 @@
  *
  * Stopping. No more connections; the reading side of all is shut down, which ends idle ones and
  * keeps busy ones from taking another request while they can still answer the present one; streams
- * are cancelled. Then time for operations to finish, then they are cancelled, then they are waited
+ * and pulls (RPC_YIELD) are cancelled. Then time for operations to finish, then they are cancelled, then they are waited
  * for: a handler that is in the middle of a change ends it one way or the other. A client that does
  * not take its reply is not waited for.
  */
@@ -263,7 +263,7 @@ static void shut_readers(struct rpc_server *s)
 	atomic_store(&s->stopping, true);
 	for (struct rpc_connection *c = s->connections; c; c = c->next) {
 		shutdown(c->fd, SHUT_RD);
-		if (c->op && c->streams)
+		if (c->op && c->yields)
 			operation_cancel(c->op);
 	}
 	pthread_mutex_unlock(&s->lock);

@@ -15,16 +15,11 @@
 
 #define NEWS (1 << 20) /* bytes that the program is told of without asking */
 
-static bool is_fd(int fd)
-{
-	return fd > 0;
-}
-
 size_t feed_replayed(const struct unpack_options *o)
 {
 	size_t n = 0;
 
-	while (n < o->n_layers && is_fd(o->layers[n].record_in_fd))
+	while (n < o->n_layers && o->layers[n].record_in_fd >= 0)
 		n++;
 	return n;
 }
@@ -56,7 +51,7 @@ static int check_layers(const struct unpack_options *o, struct banger_error *err
 				l->compression, sizeof(t->compression), "compression", i, err);
 		if (r < 0)
 			return r;
-		if (l->size < 0 || (i >= replayed && is_fd(l->record_in_fd)))
+		if (l->size < 0 || (i >= replayed && l->record_in_fd >= 0))
 			return banger_error_set(err, BANGER_INTERNAL,
 				"layer %zu cannot be handed over like that", i + 1);
 	}
@@ -92,7 +87,7 @@ static const struct unpack_layer *present(const struct feed *f)
 
 int feed_notify_fd(const struct feed *f)
 {
-	bool wanted = f->fd >= 0 && f->any && is_fd(f->o->notify_fd) && f->told < present(f)->size;
+	bool wanted = f->fd >= 0 && f->any && f->o->notify_fd >= 0 && f->told < present(f)->size;
 
 	return wanted ? f->o->notify_fd : -1;
 }
@@ -161,7 +156,7 @@ static int say_layer(struct feed *f, struct banger_error *err)
 	copy_string(t.digest, l->digest);
 	copy_string(t.diff_id, l->diff_id);
 	copy_string(t.compression, l->compression);
-	if (is_fd(l->record_in_fd)) {
+	if (l->record_in_fd >= 0) {
 		t.with = UNPACK_WITH_RECORD;
 		fds[n++] = l->record_in_fd;
 	} else {
@@ -171,7 +166,7 @@ static int say_layer(struct feed *f, struct banger_error *err)
 			return -banger_code_errno(err->code);
 		t.with = UNPACK_WITH_BLOB;
 		fds[n++] = l->fd;
-		if (is_fd(l->record_out_fd)) {
+		if (l->record_out_fd >= 0) {
 			t.with |= UNPACK_WITH_RECORD;
 			fds[n++] = l->record_out_fd;
 		}

@@ -33,7 +33,7 @@ struct unpack_progress {
 	int64_t content; /* bytes of file content */
 };
 
-/* Descriptors that may be none: 0 or -1 (so an initializer may leave them out). All are borrowed. */
+/* Descriptors that may be none are -1 then. All are borrowed. */
 struct unpack_layer {
 	/* The blob: a regular file from its first byte, open for reading, by a description of its
 	 * own (O_DIRECT is set on it); may still be growing. -1 with record_in_fd. */
@@ -53,7 +53,7 @@ struct unpack_failure {
 };
 
 struct unpack_options {
-	int tar_fd;    /* read to its end; borrowed; not looked at when there are layers */
+	int tar_fd;    /* read to its end; not looked at when there are layers */
 	int out_fd;    /* a regular file, open for reading and writing; replaced; borrowed */
 	int cancel_fd; /* readable: cancelled; -1: none; borrowed */
 	/* Of the filesystem in bytes (a multiple of 4096); 0: what it holds and free space, namely
@@ -77,7 +77,7 @@ struct unpack_options {
 	size_t n_layers;
 	int64_t unpacked_max; /* bytes that all of them may unpack to; 0: 1 TiB */
 	/* An eventfd, added to (every few 100 KiB, not for every packet) when more of some layer is
-	 * there, and reset by this function; 0 or -1: all is there from the start. */
+	 * there, and reset by this function; -1: all is there from the start. */
 	int notify_fd;
 	/* How much of a layer can be read by now: a prefix of the file; only grows; `size` at last.
 	 * Called on this thread. -1: it will not come, and err says why; that ends the work. NULL:

@@ -162,6 +162,10 @@ static void begin(struct run *r)
 	image_create(&r->im);
 	r->o = (struct unpack_options){.out_fd = r->im.fd,
 		.cancel_fd = -1,
+		.notify_fd = -1,
+		.from_fd = -1,
+		.keep_fd = -1,
+		.work_seed_fd = -1,
 		.headroom = 1 << 20,
 		.headroom_percent = 1,
 		.seed = seed,
@@ -181,7 +185,9 @@ static struct unpack_layer *add_tar(struct run *r, struct tarball t)
 	*l = (struct unpack_layer){.fd = memory_file(t.data, t.len),
 		.size = t.len,
 		.digest = "sha256:some",
-		.diff_id = r->diff_ids[r->n]};
+		.diff_id = r->diff_ids[r->n],
+		.record_in_fd = -1,
+		.record_out_fd = -1};
 	free(t.data);
 	r->n++;
 	return l;
@@ -210,9 +216,9 @@ static void done(struct run *r)
 	for (size_t i = 0; i < r->n; i++) {
 		if (r->layers[i].fd > 0)
 			close(r->layers[i].fd);
-		if (r->layers[i].record_in_fd > 0)
+		if (r->layers[i].record_in_fd >= 0)
 			close(r->layers[i].record_in_fd);
-		if (r->layers[i].record_out_fd > 0)
+		if (r->layers[i].record_out_fd >= 0)
 			close(r->layers[i].record_out_fd);
 	}
 	image_done(&r->im);

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <banger/log.h>
 #include <banger/op.h>
 #include "unpack/flatten.h"
 #include "unpack/run.h"
@@ -91,7 +92,10 @@ static int run_script_with(const char *body, int cancel_fd, int stall_ms,
 		.arg = seen,
 		.layers = layers,
 		.n_layers = n_layers,
-		.notify_fd = -1};
+		.notify_fd = -1,
+		.from_fd = -1,
+		.keep_fd = -1,
+		.work_seed_fd = -1};
 	*err = (struct banger_error){0};
 	int before = open_fds();
 	int r = unpack_run(&fake, &o, result, err);
@@ -103,6 +107,8 @@ static int run_script_with(const char *body, int cancel_fd, int stall_ms,
 	close(out);
 	return r;
 }
+
+#define NO_RECORDS .record_in_fd = -1, .record_out_fd = -1
 
 static int run_script(const char *body, int cancel_fd, int stall_ms, struct unpack_result *result,
 	struct seen *seen, struct banger_error *err)
@@ -240,8 +246,9 @@ static const struct {
 static void asking(void **state)
 {
 	int blob = memfd_create("blob", MFD_CLOEXEC);
-	const struct unpack_layer layers[] = {{.fd = blob, .size = 5, .digest = "sha256:one"},
-		{.fd = blob, .size = 0, .record_out_fd = -1, .record_in_fd = -1}};
+	const struct unpack_layer layers[] = {
+		{.fd = blob, .size = 5, .digest = "sha256:one", NO_RECORDS},
+		{.fd = blob, .size = 0, NO_RECORDS}};
 
 	for (size_t i = 0; i < ELEMENTSOF(askers); i++) {
 		struct banger_error err;
@@ -262,13 +269,42 @@ static void bad_layers(void **state)
 
 	memset(long_text, 'x', sizeof(long_text) - 1);
 	long_text[sizeof(long_text) - 1] = '\0';
-	const struct unpack_layer bad[] = {{.fd = 0, .size = -1}, {.digest = long_text},
-		{.diff_id = long_text}, {.compression = "bzip2-or-so"}};
+	const struct unpack_layer bad[] = {{.fd = 0, .size = -1, NO_RECORDS},
+		{.digest = long_text, NO_RECORDS}, {.diff_id = long_text, NO_RECORDS},
+		{.compression = "bzip2-or-so", NO_RECORDS}};
 	for (size_t i = 0; i < ELEMENTSOF(bad); i++)
 		assert_true(run_script_with("exit 0", -1, 0, &bad[i], 1, NULL, NULL, &err) < 0);
 	/* A record only where all layers below come as records. */
-	const struct unpack_layer order[] = {{.fd = 1}, {.fd = -1, .record_in_fd = 1}};
+	const struct unpack_layer order[] = {
+		{.fd = 1, NO_RECORDS}, {.fd = -1, .record_in_fd = 1, .record_out_fd = -1}};
 	assert_int_equal(run_script_with("exit 0", -1, 0, order, 2, NULL, NULL, &err), -EIO);
+}
+
+/* 0 is a descriptor like any other: a daemon may have been started without a standard input. */
+static void zero(void **state)
+{
+	struct banger_error err;
+	int blob = memfd_create("blob", MFD_CLOEXEC), saved = fcntl(0, F_DUPFD_CLOEXEC, 10);
+	const struct unpack_layer with_record = {
+		.fd = blob, .size = 5, .record_in_fd = -1, .record_out_fd = 0};
+	const struct unpack_layer from_zero = {.fd = 0, .size = 5, NO_RECORDS};
+
+	assert_int_equal(dup2(blob, 0), 0);
+	assert_int_equal(
+		run_script_with(ASKING
+			"ask(1, 0)\n"
+			"assert struct.unpack_from(\"<I\", tell(), 24)[0] == 3\n" RESULT "'",
+			-1, 5000, &with_record, 1, NULL, NULL, &err),
+		0);
+	assert_int_equal(
+		run_script_with(ASKING
+			"ask(1, 0)\n"
+			"assert struct.unpack_from(\"<I\", tell(), 24)[0] == 1\n" RESULT "'",
+			-1, 5000, &from_zero, 1, NULL, NULL, &err),
+		0);
+	assert_int_equal(dup2(saved, 0), 0);
+	close(saved);
+	close(blob);
 }
 
 static void *cancel_soon(void *arg)
@@ -282,6 +318,7 @@ static void cancelled(void **state)
 {
 	struct banger_error err;
 	pthread_t t;
+	uint64_t count;
 	int fd = eventfd(0, EFD_CLOEXEC);
 
 	assert_int_equal(pthread_create(&t, NULL, cancel_soon, &fd), 0);
@@ -289,13 +326,27 @@ static void cancelled(void **state)
 	pthread_join(t, NULL);
 	/* Cancelled before it began. */
 	assert_int_equal(run_script("exec sleep 100", fd, 0, NULL, NULL, &err), -ECANCELED);
+	/* One that has closed its side and does not end. */
+	assert_int_equal(read(fd, &count, sizeof(count)), sizeof(count));
+	int64_t began = banger_monotonic_us();
+	assert_int_equal(pthread_create(&t, NULL, cancel_soon, &fd), 0);
+	assert_int_equal(
+		run_script("exec sleep 100 5>&- 2>&-", fd, 0, NULL, NULL, &err), -ECANCELED);
+	assert_true(banger_monotonic_us() - began < 5000000);
+	pthread_join(t, NULL);
 	close(fd);
 }
 
 static void missing(void **state)
 {
 	struct banger_config none = {.libexec_dir = (char *)"/nonexistent"};
-	const struct unpack_options o = {.tar_fd = 0, .out_fd = 1, .cancel_fd = -1};
+	const struct unpack_options o = {.tar_fd = 0,
+		.out_fd = 1,
+		.cancel_fd = -1,
+		.notify_fd = -1,
+		.from_fd = -1,
+		.keep_fd = -1,
+		.work_seed_fd = -1};
 	struct banger_error err = {0};
 
 	assert_int_equal(unpack_run(&none, &o, NULL, &err), -ENOENT);
@@ -337,7 +388,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(results), cmocka_unit_test(environment),
 		cmocka_unit_test(bad), cmocka_unit_test(stalls), cmocka_unit_test(asking),
-		cmocka_unit_test(bad_layers), cmocka_unit_test(cancelled),
+		cmocka_unit_test(bad_layers), cmocka_unit_test(zero), cmocka_unit_test(cancelled),
 		cmocka_unit_test(missing), cmocka_unit_test(the_real_one)};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

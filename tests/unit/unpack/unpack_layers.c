@@ -63,6 +63,7 @@ static void take_layer(char *word)
 
 	if (n_layers == LAYERS)
 		die("too many layers");
+	l->fd = l->record_in_fd = l->record_out_fd = -1;
 	for (char *part = strtok_r(word, ",", &save); part; part = strtok_r(NULL, ",", &save)) {
 		if ((v = value_of(part, "diff_id")))
 			l->diff_id = v;
@@ -198,8 +199,15 @@ int main(int argc, char **argv)
 {
 	struct banger_config config = {.libexec_dir = getenv("BANGER_UNPACK_DIR")};
 	struct unpack_failure failure = {.layer = -1};
-	struct unpack_options o = {
-		.headroom = -1, .headroom_percent = -1, .layers = layers, .failure = &failure};
+	struct unpack_options o = {.tar_fd = -1,
+		.notify_fd = -1,
+		.from_fd = -1,
+		.keep_fd = -1,
+		.work_seed_fd = -1,
+		.headroom = -1,
+		.headroom_percent = -1,
+		.layers = layers,
+		.failure = &failure};
 	struct unpack_result result;
 	struct banger_error err = {0};
 	pthread_t t;

@@ -9,7 +9,6 @@
 #include "notify.h"
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <string.h>
 #include <banger/log.h>
 #include "index.h"
@@ -31,6 +30,7 @@ struct notify {
 	pthread_t thread;
 	bool running, stop;
 	struct item *first, **last;
+	struct item *sending; /* NULL: none */
 	struct index waiting; /* INODE items in the queue */
 };
 
@@ -134,8 +134,32 @@ static struct item *take(struct notify *n)
 		if (i->kind == INODE)
 			index_remove(&n->waiting, i);
 	}
+	n->sending = i;
 	pthread_mutex_unlock(&n->lock);
 	return i;
+}
+
+static void sent(struct notify *n, struct item *i)
+{
+	pthread_mutex_lock(&n->lock);
+	n->sending = NULL;
+	pthread_mutex_unlock(&n->lock);
+	free(i);
+}
+
+static bool is_entry(const struct item *i, uint64_t parent, const char *name)
+{
+	return i && i->kind == ENTRY && i->parent == parent && strcmp(i->name, name) == 0;
+}
+
+bool notify_is_pending(struct notify *n, uint64_t parent, const char *name)
+{
+	pthread_mutex_lock(&n->lock);
+	bool found = is_entry(n->sending, parent, name);
+	for (const struct item *i = n->first; i && !found; i = i->next)
+		found = is_entry(i, parent, name);
+	pthread_mutex_unlock(&n->lock);
+	return found;
 }
 
 static void *run(void *arg)
@@ -145,7 +169,7 @@ static void *run(void *arg)
 
 	while ((i = take(n))) {
 		send_item(n, i);
-		free(i);
+		sent(n, i);
 	}
 	return NULL;
 }

@@ -11,6 +11,7 @@
 #ifndef FS_NOTIFY_H
 #define FS_NOTIFY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,9 @@ int notify_start(struct notify *n);
  * queued then or later is dropped. */
 void notify_stop(struct notify *n);
 void notify_freep(struct notify **n);
+
+/* Is an entry's notification queued, or given to the kernel and not taken yet? */
+bool notify_is_pending(struct notify *n, uint64_t parent, const char *name);
 
 /* Never block, but on memory: when there is none the notification is lost, which is logged. In the
  * order of the calls. */

@@ -5,7 +5,9 @@
  * bangerd is told names, not ids, so that of two callers who race for a name one gets what he asked
  * for and the other is refused. The kernel, on its side, moves the directory that it has looked up
  * under that name; should bangerd have meant another one in the meantime, the kernel's idea of the
- * names is wrong and it is told to forget them.
+ * names is wrong and it is told to forget them. It is wrong also where a notification of somebody
+ * else's change still waits for this call to be over: the kernel moves the old directory, and the
+ * notification then finds nothing under the old name (settle_names()).
  */
 #include <string.h>
 #include "change.h"
@@ -37,10 +39,26 @@ static void forget_name(struct fs *fs, uint64_t dir, const char *name)
 	notify_inode(fs->notify, dir);
 }
 
+/* After a rename or a swap that succeeded, before its answer. meant: bangerd changed what the names stood for
+ * here. No notification of these names that was on its way when the kernel made the call has got through
+ * since: the call holds the directory. */
+static void settle_names(struct change *c, bool meant)
+{
+	struct notify *n = c->fs->notify;
+
+	if (meant && !notify_is_pending(n, c->node, c->name) &&
+		!notify_is_pending(n, c->to_node, c->to_name))
+		return;
+	forget_name(c->fs, c->node, c->name);
+	forget_name(c->fs, c->to_node, c->to_name);
+}
+
 /* ---- mkdir */
 
-/* A directory that was deleted again before the caller could be told of it, or is not shown yet: it was
- * made, which is what he asked for. The node is one that never comes to be anything. */
+/* A directory that another deleted or moved before the caller could be told of it, or that is not shown yet: it
+ * was made, which is what he asked for. The node is one that never comes to be anything, and the kernel asks
+ * for the name again each time. It must not be the image's own: the kernel would have one directory in two
+ * places, and fail a lookup of the true one with ESTALE. */
 static void passing_entry(struct fs *fs, uint64_t id, struct fuse_entry_param *e)
 {
 	static atomic_ullong passed;
@@ -50,29 +68,31 @@ static void passing_entry(struct fs *fs, uint64_t id, struct fuse_entry_param *e
 	attr_dir(fs, &e->attr, shown_ino(NODE_IMAGE, id), 2, fs->started);
 }
 
+static bool is_draft_named(const struct model_image *i, const char *name)
+{
+	return i && i->row.state == BANGER_DRAFT && strcmp(model_name(i), name) == 0;
+}
+
 /* The entry for the draft that was just registered. */
 static void new_entry(struct change *c, uint64_t id, struct fuse_entry_param *e)
 {
-	bool moved = false, found = false;
+	bool found;
 
 	{
 		MODEL_READ(c->fs->model);
 		const struct model_image *i =
 			id ? model_image_of_id(c->fs->model, id)
 			   : model_image_named(c->fs->model, BANGER_DRAFT, c->name);
-		if (i) {
-			found = true;
+		found = is_draft_named(i, c->name);
+		if (found) {
 			entry_image(c->fs, i, e);
 			model_mark_known(i);
-			moved = i->row.state != BANGER_DRAFT || strcmp(model_name(i), c->name) != 0;
 		}
 	}
 	if (found)
 		entry_draft(c->fs, e);
 	else
 		passing_entry(c->fs, id, e);
-	if (moved) /* by somebody else, before the kernel could be told of its change */
-		forget_name(c->fs, FIXED_DRAFTS, c->name);
 }
 
 void registry_mkdir(struct change *c)
@@ -141,12 +161,12 @@ static void swap(struct change *c)
 	if (r == 0 && strcmp(c->name, c->to_name) != 0) {
 		r = attempt_change(a, BANGER_METHOD_IMAGE_SWAP, params("a", x.word, "b", y.word),
 			images, NULL);
-		struct image_ref now;
-		if (r == 0 &&
-			(image_ref_named(c->fs, c->node, c->name, &now) < 0 || now.id != y.id)) {
-			forget_name(c->fs, c->node, c->name);
-			forget_name(c->fs, c->node, c->to_name);
-		}
+		struct image_ref at_name, at_to;
+		if (r == 0)
+			settle_names(c,
+				image_ref_named(c->fs, c->node, c->name, &at_name) == 0 &&
+					image_ref_named(c->fs, c->node, c->to_name, &at_to) == 0 &&
+					at_name.id == y.id && at_to.id == x.id);
 	}
 	change_end(c, r);
 }
@@ -177,10 +197,8 @@ static void rename_image(struct change *c)
 		r = attempt_change(a, method,
 			params(promote ? "draft" : "image", image.word, "name", c->to_name),
 			c->to_node == FIXED_IMAGES, &result);
-	if (r == 0 && result_id(result, image.id) != image.id) {
-		forget_name(c->fs, c->node, c->name);
-		forget_name(c->fs, c->to_node, c->to_name);
-	}
+	if (r == 0)
+		settle_names(c, result_id(result, image.id) == image.id);
 	change_end(c, r);
 }
 

@@ -125,6 +125,29 @@ static void an_inode_on_its_way_is_queued_again(void **state)
 	notify_freep(&n);
 }
 
+/* Until the kernel has taken it, not only until it leaves the queue. */
+static void what_is_on_its_way_is_known(void **state)
+{
+	struct notify *n = start();
+
+	hold(true);
+	notify_entry(n, 1, "first");
+	notify_entry(n, 1, "second");
+	notify_inode(n, 2);
+	assert_int_equal(notify_start(n), 0);
+	usleep(10000); /* the first is being sent now */
+	assert_true(notify_is_pending(n, 1, "first"));
+	assert_true(notify_is_pending(n, 1, "second"));
+	assert_false(notify_is_pending(n, 2, "first"));
+	assert_false(notify_is_pending(n, 1, "firs"));
+	assert_false(notify_is_pending(n, 2, ""));
+	hold(false);
+	wait_sent(3);
+	assert_false(notify_is_pending(n, 1, "first"));
+	assert_false(notify_is_pending(n, 1, "second"));
+	notify_freep(&n);
+}
+
 static void stopping_drops(void **state)
 {
 	struct notify *n = start();
@@ -193,6 +216,7 @@ int main(void)
 		cmocka_unit_test(in_order),
 		cmocka_unit_test(the_queue_takes_while_the_kernel_does_not),
 		cmocka_unit_test(an_inode_on_its_way_is_queued_again),
+		cmocka_unit_test(what_is_on_its_way_is_known),
 		cmocka_unit_test(stopping_drops),
 		cmocka_unit_test(each_uid_has_its_own),
 		cmocka_unit_test(the_table_is_bounded),

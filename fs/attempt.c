@@ -7,6 +7,7 @@
  */
 #include "attempt.h"
 #include <string.h>
+#include "background.h"
 #include "content/content.h"
 #include "follow.h"
 #include "loop.h"
@@ -26,6 +27,8 @@ void attempt_begin(struct attempt *a, struct fs *fs, const struct fuse_ctx *who,
 		.started_mono_us = banger_monotonic_us(),
 	};
 	banger_actor_resolve(&a->actor);
+	if (fs->vm)
+		snprintf(a->actor.vm, sizeof(a->actor.vm), "%s", fs->vm);
 	a->before = banger_op_enter(a->op.s);
 }
 
@@ -174,6 +177,7 @@ static void log_end(const struct attempt *a, int64_t elapsed_us, bool failed)
 		KV_I("uid", a->actor.uid),
 		KV_I("pid", a->actor.pid),
 		KV_S("caller", a->actor.program),
+		KV_S("vm", a->actor.vm[0] ? a->actor.vm : NULL),
 		KV_D("elapsed_ms", elapsed_us / 1000.0),
 		KV_S("code", failed ? banger_code_name(a->err.code) : NULL),
 		KV_S("error", failed ? a->err.message : NULL),
@@ -192,6 +196,8 @@ int attempt_end(struct attempt *a, int r)
 	struct banger_op_record record;
 
 	log_end(a, elapsed_us, r < 0);
+	if (a->fs->vm)
+		background_log_trim();
 	if (r == 0)
 		return 0;
 	/* Under the id that the caller gave, whatever the daemon's answer was called. */

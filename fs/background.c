@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#define LOG_MAX (4 * 1024 * 1024)
+
 /* The one that was started. */
 static _Noreturn void wait_for(pid_t child, int fd)
 {
@@ -66,6 +68,15 @@ void background_ready(int fd)
 		/* Nobody waits any more. */
 	}
 	close(fd);
+}
+
+void background_log_trim(void)
+{
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > LOG_MAX &&
+		ftruncate(STDERR_FILENO, 0) < 0)
+		errno = 0; /* it is as long as it is */
 }
 
 int background_log_to(const char *path, struct banger_error *err)

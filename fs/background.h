@@ -18,4 +18,7 @@ void background_ready(int fd);
 /* Append standard error to a file. */
 int background_log_to(const char *path, struct banger_error *err);
 
+/* Begin standard error anew when it is a file that has become too long. */
+void background_log_trim(void);
+
 #endif

@@ -13,9 +13,11 @@
 #include <poll.h>
 #include <string.h>
 #include "handle.h"
+#include "loop.h"
 
 #define BACKLOG_MAX (1024 * 1024) /* bytes a reader can be behind */
 #define PARKED_MAX 64             /* threads that read one open file at once */
+#define AWHILE_S 1
 
 struct line {
 	atomic_uint refs;
@@ -42,6 +44,7 @@ struct reader {
 
 struct events {
 	pthread_mutex_t lock;
+	pthread_cond_t more; /* for those who wait in events_read_awhile() */
 	struct reader *readers;
 	bool stopped;
 };
@@ -53,6 +56,7 @@ int events_new(struct events **ret)
 	if (!e)
 		return -ENOMEM;
 	pthread_mutex_init(&e->lock, NULL);
+	pthread_cond_init(&e->more, NULL);
 	*ret = e;
 	return 0;
 }
@@ -81,6 +85,7 @@ void events_freep(struct events **p)
 
 	if (!e)
 		return;
+	pthread_cond_destroy(&e->more);
 	pthread_mutex_destroy(&e->lock);
 	free(e);
 	*p = NULL;
@@ -281,6 +286,32 @@ void events_read(struct events *e, struct handle *h, fuse_req_t req, size_t size
 		answer(req, buf, n);
 }
 
+void events_read_awhile(struct events *e, struct handle *h, fuse_req_t req, size_t size)
+{
+	struct reader *r = (struct reader *)h;
+	_cleanup_free_ char *buf = malloc(size);
+	struct timespec until;
+	int waited = 0;
+
+	if (!buf) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	LOOP_MAY_WAIT();
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += AWHILE_S;
+	pthread_mutex_lock(&e->lock);
+	while (!has_something(r) && !e->stopped && waited == 0)
+		waited = pthread_cond_clockwait(&e->more, &e->lock, CLOCK_MONOTONIC, &until);
+	size_t n = take(r, buf, size);
+	bool end = n > 0 || size == 0 || e->stopped;
+	pthread_mutex_unlock(&e->lock);
+	if (end)
+		answer(req, buf, n);
+	else
+		fuse_reply_err(req, EINTR);
+}
+
 /* With the lock: the first parked request of a reader and what it gets; false when none waits. */
 static bool next_answer(
 	struct events *e, struct reader *r, fuse_req_t *ret_req, char **ret_buf, size_t *ret_n)
@@ -356,6 +387,7 @@ void events_publish(struct events *e, const char *text, size_t len)
 	pthread_mutex_lock(&e->lock);
 	for (struct reader *r = e->readers; r; r = r->next)
 		append(r, l);
+	pthread_cond_broadcast(&e->more);
 	pthread_mutex_unlock(&e->lock);
 	line_unref(l);
 	wake(e);
@@ -382,6 +414,7 @@ void events_stop(struct events *e)
 {
 	pthread_mutex_lock(&e->lock);
 	e->stopped = true;
+	pthread_cond_broadcast(&e->more);
 	pthread_mutex_unlock(&e->lock);
 	wake(e);
 }

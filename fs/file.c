@@ -360,7 +360,10 @@ void file_read(struct fs *fs, fuse_req_t req, fuse_ino_t ino, size_t size, off_t
 		config_read(h, req, size, off);
 		break;
 	case HANDLE_EVENTS:
-		events_read(fs->events, h, req, size, !(fi->flags & O_NONBLOCK));
+		if (fs->vm)
+			events_read_awhile(fs->events, h, req, size);
+		else
+			events_read(fs->events, h, req, size, !(fi->flags & O_NONBLOCK));
 		break;
 	case HANDLE_DIR:
 		fuse_reply_err(req, EISDIR);

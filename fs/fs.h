@@ -56,6 +56,7 @@ struct fs {
 	struct follow *follow;         /* not owned */
 	pthread_rwlock_t content_lock; /* read: while content is used; write: to set it */
 	struct content *content;       /* NULL before it was started and after it was stopped */
+	const char *vm; /* the VM that uses this mount; NULL: the host does. Not owned */
 	uid_t uid; /* owner of what is shown, and who may change it beside root */
 	gid_t gid;
 	struct timespec started;

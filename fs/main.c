@@ -218,8 +218,9 @@ static void *watcher(void *arg)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	_cleanup_close_ int fd = signalfd(-1, &set, SFD_CLOEXEC);
-	struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = s->over, .events = POLLIN}};
-	while (poll(p, 2, -1) < 0)
+	struct pollfd p[3] = {{.fd = fd, .events = POLLIN}, {.fd = s->over, .events = POLLIN},
+		{.fd = s->options.until_fd, .events = POLLIN}};
+	while (poll(p, 3, -1) < 0)
 		;
 	if (p[1].revents)
 		return NULL;
@@ -348,10 +349,20 @@ static int set_up(struct server *s, struct banger_error *err)
 	block_signals();
 	raise_descriptors();
 	fuse_set_log_func(fuse_log_record);
+	if (s->options.ready_fd >= 0)
+		s->background = s->options.ready_fd;
+	for (int i = 0; i < 2; i++) {
+		int fd = i ? s->options.ready_fd : s->options.until_fd;
+		if (fd >= 0)
+			fcntl(fd, F_SETFD, FD_CLOEXEC);
+	}
 	s->over = eventfd(0, EFD_CLOEXEC);
 	if (s->over < 0)
 		return banger_error_set_errno(err, errno, "cannot make an eventfd");
-	return fs_new(s->config.socket, &s->fs) < 0 ? banger_error_oom(err) : 0;
+	if (fs_new(s->config.socket, &s->fs) < 0)
+		return banger_error_oom(err);
+	s->fs->vm = s->options.vm;
+	return 0;
 }
 
 int main(int argc, char **argv)

@@ -20,6 +20,9 @@ static const struct fuse_opt specification[] = {
 	OURS("--config %s", config),
 	OURS("--log=%s", log),
 	OURS("--log %s", log),
+	OURS("--vm=%s", vm),
+	OURS("--ready-fd=%d", ready_fd),
+	OURS("--until-fd=%d", until_fd),
 	FUSE_OPT_KEY("allow_other", KEY_ALLOW_OTHER),
 	FUSE_OPT_END,
 };
@@ -40,7 +43,12 @@ static void print_help(void)
 	       "    --socket PATH          bangerd's socket ($BANGER_SOCKET)\n"
 	       "    --config FILE          configuration file ($BANGER_CONFIG)\n"
 	       "    --log FILE             append the log to FILE; in the background it is lost\n"
-	       "                           otherwise, unless standard error is a file\n\n"
+	       "                           otherwise, unless standard error is a file\n"
+	       "    --vm=NAME              what comes through this mount comes from VM NAME: "
+	       "bangerd\n"
+	       "                           starts one for each VM that has the registry\n"
+	       "    --ready-fd=N           write a byte there when all of the tree can be read\n"
+	       "    --until-fd=N           end when this descriptor is at its end\n\n"
 	       "FUSE options:\n");
 	fuse_cmdline_help();
 	fuse_lowlevel_help();
@@ -91,6 +99,10 @@ static int finish(struct options *o, struct fuse_cmdline_opts *f)
 		fprintf(stderr, "usage: bangerfs [options] MOUNTPOINT\n");
 		return 2;
 	}
+	if (o->vm && !banger_name_valid(o->vm)) {
+		fprintf(stderr, "bangerfs: --vm takes the name of a VM\n");
+		return 2;
+	}
 	o->mountpoint = absolute(f->mountpoint);
 	if (!o->mountpoint) {
 		fprintf(stderr, "bangerfs: %s: %s\n", f->mountpoint, strerror(errno));
@@ -104,7 +116,7 @@ static int finish(struct options *o, struct fuse_cmdline_opts *f)
 int options_parse(int argc, char **argv, struct options *ret)
 {
 	struct fuse_cmdline_opts f = {0};
-	struct options o = {.args = FUSE_ARGS_INIT(argc, argv)};
+	struct options o = {.args = FUSE_ARGS_INIT(argc, argv), .ready_fd = -1, .until_fd = -1};
 
 	if (fuse_opt_parse(&o.args, &o, specification, take) < 0 ||
 		fuse_parse_cmdline(&o.args, &f) < 0) {
@@ -128,5 +140,6 @@ void options_done(struct options *o)
 	free(o->socket);
 	free(o->config);
 	free(o->log);
+	free(o->vm);
 	*o = (struct options){0};
 }

@@ -10,6 +10,10 @@ struct options {
 	char *mountpoint;      /* absolute */
 	bool foreground, single_thread, allow_other;
 	char *socket, *config, *log; /* NULL: not given */
+	/* Of a bangerfs that bangerd starts for a VM: the VM's name; written to when the tree is there; the end of the file
+	 * there ends us. NULL, -1: not given. */
+	char *vm;
+	int ready_fd, until_fd;
 };
 
 /* Parses; prints and returns what to exit with (>= 0) for --help, --version and wrong usage, -1 to

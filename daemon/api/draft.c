@@ -103,10 +103,11 @@ static const struct rpc_param setattr_params[] = {DRAFT, FILE_NAME("file"),
 	{"mtime_ns", RPC_INT, false, INT64_MIN, INT64_MAX}, {NULL, RPC_END}};
 
 const struct rpc_method api_draft_methods[] = {
-	{"draft.open", handle_open, 0, open_params},
-	{"draft.unlink", handle_unlink, 0, unlink_params},
-	{"draft.rename", handle_rename, 0, rename_params},
+	{"draft.open", handle_open, RPC_VM, open_params},
+	{"draft.unlink", handle_unlink, RPC_VM, unlink_params},
+	{"draft.rename", handle_rename, RPC_VM, rename_params},
+	/* Opened with the daemon's rights at the promotion: not for VMs. */
 	{"draft.symlink", handle_symlink, 0, symlink_params},
-	{"draft.setattr", handle_setattr, 0, setattr_params},
+	{"draft.setattr", handle_setattr, RPC_VM, setattr_params},
 	{NULL},
 };

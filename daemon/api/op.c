@@ -167,7 +167,18 @@ static int op_cancel(void *ctx, struct rpc_call *call, struct banger_error *err)
 {
 	const struct api *api = ctx;
 
-	return operations_cancel(api->operations, banger_json_str(call->params, "op_id"), err);
+	const char *id = banger_json_str(call->params, "op_id"), *vm = call->peer->vm;
+	struct banger_op_record record;
+
+	if (vm[0]) { /* its own only */
+		int r = operations_find(api->operations, id, &record, err);
+		if (r < 0)
+			return r;
+		if (strcmp(record.actor.vm, vm) != 0)
+			return banger_error_set(
+				err, BANGER_DENIED, "%s is not an operation of VM \"%s\"", id, vm);
+	}
+	return operations_cancel(api->operations, id, err);
 }
 
 static int op_report(void *ctx, struct rpc_call *call, struct banger_error *err)
@@ -181,6 +192,11 @@ static int op_report(void *ctx, struct rpc_call *call, struct banger_error *err)
 	if (record.elapsed_us < 0)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
 			"only an operation that has ended can be reported");
+	snprintf(record.actor.vm, sizeof(record.actor.vm), "%s", call->peer->vm);
+	if (call->peer->vm[0]) {
+		record.actor.uid = call->peer->uid;
+		record.actor.gid = call->peer->gid;
+	}
 	operations_report(api->operations, &record);
 	return 0;
 }
@@ -196,7 +212,7 @@ const struct rpc_method api_op_methods[] = {
 	{"op.ls", op_ls, RPC_ANYONE, ls_params},
 	{"op.show", op_show, RPC_ANYONE, id_params},
 	{"op.log", op_log, RPC_ANYONE | RPC_STREAM, log_params},
-	{"op.cancel", op_cancel, RPC_CHANGE, id_params},
-	{"op.report", op_report, 0, report_params},
+	{"op.cancel", op_cancel, RPC_CHANGE | RPC_VM, id_params},
+	{"op.report", op_report, RPC_VM_READER, report_params},
 	{0},
 };

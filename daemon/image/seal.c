@@ -259,6 +259,10 @@ int seal_open(struct seal *seal, const struct sealed_file *f, int *ret_fd, int64
 		if (r < 0)
 			return r;
 		snprintf(what, sizeof(what), "%s of draft \"%s\"", f->name, seal->image->name);
+		if (operation_actor(seal->op)->vm[0])
+			return banger_error_set(err, BANGER_DENIED,
+				"%s points to a file of the host, which a VM cannot have copied",
+				what);
 		r = reference_open(
 			target, what, seal->service->deps.config->lock_wait_ms, seal->op, &fd, err);
 		if (r < 0)

@@ -46,6 +46,12 @@ static struct banger_actor who(const struct rpc_connection *c, const struct bang
 		snprintf(a.program, sizeof(a.program), "%s", c->program);
 	if (!a.door[0])
 		strcpy(a.door, "rpc");
+	/* What a VM's users are called inside it says nothing here. */
+	if (c->peer.vm[0]) {
+		a.uid = c->peer.uid;
+		a.gid = c->peer.gid;
+	}
+	snprintf(a.vm, sizeof(a.vm), "%s", c->peer.vm);
 	return a;
 }
 
@@ -54,6 +60,25 @@ static enum operation_kind kind_of(const struct rpc_method *m)
 	if (!m || !(m->flags & RPC_CHANGE))
 		return OPERATION_READ;
 	return m->flags & (RPC_HANGUP | RPC_LONG) ? OPERATION_LONG : OPERATION_CHANGE;
+}
+
+static int check_vm(const struct rpc_connection *c, const struct rpc_method *m,
+	const struct banger_request *q, struct banger_error *err)
+{
+	const char *vm = c->peer.vm;
+
+	if (c->peer.trusted && q->actor && strcmp(q->actor->vm, vm) != 0)
+		return banger_error_set(err, BANGER_DENIED,
+			"only the filesystem that bangerd started for VM \"%s\" can ask on its "
+			"behalf",
+			q->actor->vm[0] ? q->actor->vm : vm);
+	if (!vm[0] || m->flags & (RPC_ANYONE | RPC_VM_READER) ||
+		(m->flags & RPC_VM && c->peer.vm_changes))
+		return 0;
+	return banger_error_set(err, BANGER_DENIED,
+		m->flags & RPC_VM ? "VM \"%2$s\" has the registry to read only: no %1$s"
+				  : "%1$s is not for VMs (VM \"%2$s\")",
+		m->name, vm);
 }
 
 /* May this peer call the method with these parameters and descriptors? */
@@ -67,7 +92,10 @@ static int check_call(const struct rpc_connection *c, const struct rpc_method *m
 		return banger_error_set(err, BANGER_DENIED,
 			"%s is for root and the daemon's own user (uid %u); uid %u may only look",
 			m->name, (unsigned)c->server->owner, (unsigned)c->peer.uid);
-	int r = schema_check(m->params, q->params, err);
+	int r = check_vm(c, m, q, err);
+	if (r < 0)
+		return r;
+	r = schema_check(m->params, q->params, err);
 	if (r < 0) {
 		banger_error_prefix(err, "%s", m->name);
 		return r;
@@ -85,9 +113,8 @@ static int send_result_text(
 {
 	static const char begin[] = "{\"ok\":true,\"result\":";
 	char end[32 + BANGER_OP_ID_LEN];
-	int n = reply_op_id
-			? snprintf(end, sizeof(end), ",\"op_id\":\"%s\"}", reply_op_id)
-			: snprintf(end, sizeof(end), "}");
+	int n = reply_op_id ? snprintf(end, sizeof(end), ",\"op_id\":\"%s\"}", reply_op_id)
+			    : snprintf(end, sizeof(end), "}");
 	_cleanup_free_ char *line = malloc(sizeof(begin) + call->result_len + n);
 
 	if (!line)

@@ -7,6 +7,7 @@
 #ifndef BANGER_DISPATCH_H
 #define BANGER_DISPATCH_H
 
+#include <banger/model.h>
 #include <banger/wire.h>
 #include "op/operation.h"
 
@@ -15,6 +16,10 @@ struct rpc_peer {
 	gid_t gid;
 	pid_t pid;    /* at connect time; for people */
 	bool trusted; /* root or the daemon's own uid */
+	/* The VM on whose behalf it speaks, "": none. The server found out by its process (rpc_server_options.find_vm);
+	 * nobody is believed who says so himself. */
+	char vm[BANGER_NAME_MAX + 1];
+	bool vm_changes; /* that VM may change the registry */
 };
 
 struct rpc_stream; /* what a streaming handler writes to; server.h */
@@ -50,6 +55,8 @@ enum rpc_flags {
 	RPC_CHANGE = 2,	 /* an operation to record; else recorded only when it fails */
 	RPC_STREAM = 4,	 /* the handler writes a stream and the connection ends with it */
 	RPC_HANGUP = 8,	 /* cancel the operation when the client goes away */
+	RPC_VM = 32,	 /* a VM's filesystem may call it too, if the VM may change the registry (RPC_ANYONE: any VM's) */
+	RPC_VM_READER = 64, /* the same, whether it may change the registry or not */
 	RPC_LONG = 16,	 /* with RPC_CHANGE: a long one, whose start is an event too (RPC_HANGUP says the same) */
 	RPC_YIELD = 32,	 /* cancelled at once when the daemon stops: it would rarely end in the time that others get */
 };

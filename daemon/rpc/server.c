@@ -92,6 +92,8 @@ static int get_peer(struct rpc_server *s, int fd, struct rpc_peer *ret)
 		return -errno;
 	*ret = (struct rpc_peer){.uid = cred.uid, .gid = cred.gid, .pid = cred.pid};
 	ret->trusted = cred.uid == 0 || cred.uid == s->owner;
+	if (s->options.find_vm && ret->trusted)
+		s->options.find_vm(s->options.find_vm_arg, ret);
 	return 0;
 }
 

@@ -18,6 +18,9 @@ struct rpc_server_options {
 	const struct rpc_method *methods; /* ends with name NULL */
 	void *ctx;			  /* handed to handlers */
 	struct operations *operations;
+	/* Is this process one that bangerd has started for a VM? NULL: none ever is. Any thread. */
+	bool (*find_vm)(void *arg, struct rpc_peer *peer);
+	void *find_vm_arg;
 	int send_timeout_ms; /* how long a client may keep a reply or a stream waiting; 0: 10 s */
 };
 

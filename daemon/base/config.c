@@ -52,6 +52,8 @@ static const struct setting settings[] = {
 	J(registries, OBJECT),
 	J(catalogs, ARRAY),
 	N("cache_max", cache_max, INT64_C(20) << 30, 0, INT64_MAX),
+	N("unpacked_max", unpacked_max, INT64_C(128) << 30, 1 << 20, INT64_C(1) << 50),
+	N("entries_max", entries_max, 4000000, 1000, 1000000000),
 	N("headroom", headroom, INT64_C(64) << 20, 0, INT64_C(1) << 44),
 	N("headroom_percent", headroom_percent, 10, 0, 1000),
 	N("parallel_fetches", parallel_fetches, 4, 1, 64),

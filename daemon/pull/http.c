@@ -197,12 +197,21 @@ struct hop {
 	char *url;
 	bool tls, own_origin; /* own_origin: no redirect has led away from the request's origin */
 	char *host;
-	char *certificates;
+	char *certificates, *cert, *key; /* that are trusted; that we show */
 	struct curl_slist *headers;
 	char error[CURL_ERROR_SIZE];
 	struct transfer t;
 	bool started;
 };
+
+static void forget_tls(struct hop *p)
+{
+	free(TAKE_PTR(p->certificates));
+	free(TAKE_PTR(p->cert));
+	if (p->key)
+		explicit_bzero(p->key, strlen(p->key));
+	free(TAKE_PTR(p->key));
+}
 
 static void hop_done(struct hop *p)
 {
@@ -211,7 +220,7 @@ static void hop_done(struct hop *p)
 	curl_slist_free_all(p->headers);
 	free(p->url);
 	free(p->host);
-	free(p->certificates);
+	forget_tls(p);
 }
 
 static int add_header(struct hop *p, const char *text, struct banger_error *err)
@@ -267,18 +276,40 @@ static int read_ca_file(const char *path, char **text, struct banger_error *err)
 	return ferror(f) ? banger_error_set_errno(err, EIO, "cannot read %s", path) : 0;
 }
 
+/* The certificate of the host at hand, whichever one led to it: no other host is shown it. */
+static int set_identity(struct hop *p, struct banger_error *err)
+{
+	CURL *c = p->t.easy;
+	int r = pull_host_identity(p->http->settings, p->host, &p->cert, &p->key, err);
+
+	if (r < 0 || !p->cert)
+		return r;
+	struct curl_blob cert = {p->cert, strlen(p->cert), CURL_BLOB_NOCOPY};
+	struct curl_blob key = {p->key, strlen(p->key), CURL_BLOB_NOCOPY};
+	/* A pass phrase, or the TLS library would ask the terminal for that of an encrypted key. */
+	if (curl_easy_setopt(c, CURLOPT_SSLCERT_BLOB, &cert) != CURLE_OK ||
+		curl_easy_setopt(c, CURLOPT_SSLKEY_BLOB, &key) != CURLE_OK ||
+		curl_easy_setopt(c, CURLOPT_KEYPASSWD, "") != CURLE_OK)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"the client certificate for %s: libcurl cannot use it", p->host);
+	return 0;
+}
+
 /* Beside what is given here, curl trusts the system's directory of certificates. */
 static int set_tls(struct hop *p, struct banger_error *err)
 {
 	const struct pull_host *host = pull_settings_find(p->http->settings, p->host);
 	CURL *c = p->t.easy;
+	int r = set_identity(p, err);
 
+	if (r < 0)
+		return r;
 	if (host->insecure || (p->own_origin && p->q->insecure)) {
 		curl_easy_setopt(c, CURLOPT_SSL_VERIFYPEER, 0L);
 		curl_easy_setopt(c, CURLOPT_SSL_VERIFYHOST, 0L);
 		return 0;
 	}
-	int r = pull_host_certificates(p->http->settings, p->host, &p->certificates, err);
+	r = pull_host_certificates(p->http->settings, p->host, &p->certificates, err);
 	if (r == 0 && p->own_origin && p->q->ca_file)
 		r = read_ca_file(p->q->ca_file, &p->certificates, err);
 	if (r == 0 && p->certificates) {
@@ -384,6 +415,14 @@ static int curl_failed(const struct hop *p, struct banger_error *err)
 	const char *what = p->error[0] ? p->error : curl_easy_strerror(p->t.code);
 	char text[512];
 
+	/* In TLS 1.3 that is said when the request is on its way already. */
+	if (p->tls && strstr(what, "certificate required")) {
+		snprintf(text, sizeof(text),
+			"%.250s (\"registries\": {\"%.100s\": {\"cert_file\": …, \"key_file\": "
+			"…}} in the configuration)",
+			what, p->host);
+		return failed(p, BANGER_DENIED, text, err);
+	}
 	switch (p->t.code) {
 	case CURLE_OUT_OF_MEMORY:
 		return banger_error_oom(err);
@@ -515,7 +554,7 @@ static int next_hop(struct hop *p, struct banger_error *err)
 	p->started = false;
 	curl_slist_free_all(p->headers);
 	p->headers = NULL;
-	free(TAKE_PTR(p->certificates));
+	forget_tls(p);
 	free(p->url);
 	p->url = TAKE_PTR(url);
 	return 0;

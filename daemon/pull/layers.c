@@ -395,6 +395,21 @@ int64_t layers_fetched(struct layers *l)
 	return n;
 }
 
+int64_t layers_missing(struct layers *l)
+{
+	int64_t n = 0;
+
+	pthread_mutex_lock(&l->lock);
+	for (size_t k = 0; k < l->n; k++) {
+		const struct layer *layer = &l->list[k];
+		int64_t more = layer->blob ? layer->d->size - blob_available(layer->blob) : 0;
+		if (more > 0 && __builtin_add_overflow(n, more, &n))
+			n = INT64_MAX;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return n;
+}
+
 void layers_progress(struct layers *l, struct pull_progress_layer *ret)
 {
 	static const enum pull_layer_state shown[] = {[REUSED] = PULL_REUSED,

@@ -38,6 +38,8 @@ bool layers_restarted(const struct layers *l);
 /* Until all are whole, and their digests right. */
 int layers_wait(struct layers *l, int cancel_fd, struct banger_error *err);
 int64_t layers_fetched(struct layers *l);
+/* Bytes that are not there yet, whoever fetches them. */
+int64_t layers_missing(struct layers *l);
 void layers_progress(struct layers *l, struct pull_progress_layer *ret);
 
 #endif

@@ -129,6 +129,22 @@ static int64_t on_available(void *arg, size_t layer, struct banger_error *err)
 
 /* ---- the work */
 
+/* Unpacked they would be larger still; but for layers that are not compressed, which are as large. */
+static int check_sizes(const struct pull_image *i, int64_t max, struct banger_error *err)
+{
+	int64_t all = 0;
+
+	for (size_t k = 0; k < i->n_layers; k++)
+		if (__builtin_add_overflow(all, i->document.items[k].size, &all) || all > max)
+			return banger_error_set(err, BANGER_TOO_LARGE,
+				"layer %zu of %zu (%s): up to here the layers have more than the "
+				"%lld "
+				"bytes that they may unpack to (\"unpacked_max\" in the "
+				"configuration)",
+				k + 1, i->n_layers, i->document.items[k].digest, (long long)max);
+	return 0;
+}
+
 static int resolve(struct pull *p, struct banger_error *err)
 {
 	const struct resolve_options o = {.engine = p->e,
@@ -139,6 +155,8 @@ static int resolve(struct pull *p, struct banger_error *err)
 
 	tell(p, "resolving", true);
 	int r = resolve_image(&o, &p->image, err);
+	if (r == 0 && p->e->config->unpacked_max > 0)
+		r = check_sizes(&p->image, p->e->config->unpacked_max, err);
 	if (r < 0)
 		return r;
 	p->progress.digest = p->image.manifest;
@@ -182,7 +200,8 @@ static int unpack(struct pull *p, struct pull_result *ret, struct unpack_failure
 	if (!list)
 		return banger_error_oom(err);
 	/* An image may have no layers: that is one of an empty archive. */
-	_cleanup_close_ int empty = p->image.n_layers == 0 ? memfd_create("empty", MFD_CLOEXEC) : -1;
+	_cleanup_close_ int empty =
+		p->image.n_layers == 0 ? memfd_create("empty", MFD_CLOEXEC) : -1;
 	if (p->image.n_layers == 0 && (empty < 0 || ftruncate(empty, 2 * 512) < 0))
 		return banger_error_set_errno(err, errno, "cannot make an empty archive");
 	take_seed(p->image.manifest, seed);
@@ -204,6 +223,7 @@ static int unpack(struct pull *p, struct pull_result *ret, struct unpack_failure
 		.seed = seed,
 		.time = p->image.config.created > 0 ? p->image.config.created : 1,
 		.progress = on_unpacked,
+		.wanted = layers_missing(p->layers),
 		.failure = ret_failure,
 		.arg = p,
 	};

@@ -73,6 +73,15 @@ static int read_text(const struct banger_config *c, struct pull_host *h, const c
 	return *ret ? 0 : banger_error_oom(err);
 }
 
+static int read_path(const struct banger_config *c, struct pull_host *h, const char *key,
+	struct json_object *v, char **ret, struct banger_error *err)
+{
+	int r = read_text(c, h, key, v, ret, err);
+
+	return r == 0 && (*ret)[0] != '/' ? refuse(c, h->host, key, "must be an absolute path", err)
+					  : r;
+}
+
 static int read_key(const struct banger_config *c, struct pull_host *h, const char *key,
 	struct json_object *v, struct banger_error *err)
 {
@@ -85,12 +94,12 @@ static int read_key(const struct banger_config *c, struct pull_host *h, const ch
 	}
 	if (strcmp(key, "insecure") == 0)
 		return read_flag(c, h, key, v, &h->insecure, err);
-	if (strcmp(key, "ca_file") == 0) {
-		r = read_text(c, h, key, v, &h->ca_file, err);
-		if (r == 0 && h->ca_file[0] != '/')
-			return refuse(c, h->host, key, "must be an absolute path", err);
-		return r;
-	}
+	if (strcmp(key, "ca_file") == 0)
+		return read_path(c, h, key, v, &h->ca_file, err);
+	if (strcmp(key, "cert_file") == 0)
+		return read_path(c, h, key, v, &h->cert_file, err);
+	if (strcmp(key, "key_file") == 0)
+		return read_path(c, h, key, v, &h->key_file, err);
 	if (strcmp(key, "mirror") == 0) {
 		r = read_text(c, h, key, v, &h->mirror, err);
 		if (r == 0 && !host_valid(h->mirror))
@@ -100,7 +109,9 @@ static int read_key(const struct banger_config *c, struct pull_host *h, const ch
 		return r;
 	}
 	return refuse(c, h->host, key,
-		"unknown key; there are plain_http, insecure, ca_file and mirror", err);
+		"unknown key; there are plain_http, insecure, ca_file, cert_file, key_file and "
+		"mirror",
+		err);
 }
 
 static int read_host(const struct banger_config *c, const char *name, struct json_object *o,
@@ -119,9 +130,16 @@ static int read_host(const struct banger_config *c, const char *name, struct jso
 		if (r < 0)
 			return r;
 	}
-	if (h->plain_http && (h->insecure || h->ca_file))
+	if (h->plain_http && (h->insecure || h->ca_file || h->cert_file || h->key_file))
 		return refuse(c, name, NULL,
-			"plain_http has no certificates: leave out insecure and ca_file", err);
+			"plain_http has no certificates: leave out insecure, ca_file, cert_file "
+			"and "
+			"key_file",
+			err);
+	if (!h->cert_file != !h->key_file)
+		return refuse(c, name, NULL,
+			"cert_file and key_file go together: one is of no use without the other",
+			err);
 	if (h->mirror && strcmp(h->mirror, h->host) == 0)
 		return refuse(c, name, "mirror", "is the host itself", err);
 	return 0;
@@ -164,6 +182,8 @@ void pull_settings_freep(struct pull_settings **s)
 	for (size_t i = 0; i < (*s)->n; i++) {
 		free((*s)->hosts[i].host);
 		free((*s)->hosts[i].ca_file);
+		free((*s)->hosts[i].cert_file);
+		free((*s)->hosts[i].key_file);
 		free((*s)->hosts[i].mirror);
 	}
 	free((*s)->hosts);
@@ -230,8 +250,8 @@ bool pull_host_loopback(const char *host)
 /* Not the code of the errno: a missing file is no missing image. */
 static int unreadable(const char *shown, struct banger_error *err)
 {
-	return banger_error_set(err, BANGER_BAD_REQUEST, "cannot read the certificates in %s: %s",
-		shown, strerrordesc_np(errno) ?: "unknown error");
+	return banger_error_set(err, BANGER_BAD_REQUEST, "cannot read %s: %s", shown,
+		strerrordesc_np(errno) ?: "unknown error");
 }
 
 static int append_file(int dirfd, const char *name, const char *shown, char **text, size_t *len,
@@ -244,8 +264,7 @@ static int append_file(int dirfd, const char *name, const char *shown, char **te
 		return unreadable(shown, err);
 	if (!S_ISREG(st.st_mode) || st.st_size > CERTIFICATES_MAX)
 		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"the certificates in %s: not a file of at most %d bytes", shown,
-			CERTIFICATES_MAX);
+			"%s is not a file of at most %d bytes", shown, CERTIFICATES_MAX);
 	char *more = realloc(*text, *len + (size_t)st.st_size + 2);
 	if (!more)
 		return banger_error_oom(err);
@@ -312,4 +331,88 @@ int pull_host_certificates(
 	if (r == 0)
 		*ret = TAKE_PTR(text);
 	return r;
+}
+
+/* ---- who we are */
+
+/* The first NAME.cert of a directory, by name: NAME in *ret, NULL when there is none. */
+static int first_cert(DIR *d, char **ret, struct banger_error *err)
+{
+	_cleanup_free_ char *first = NULL;
+
+	for (struct dirent *e; (e = readdir(d));) {
+		size_t n = strlen(e->d_name);
+		if (n < 6 || strcmp(e->d_name + n - 5, ".cert") != 0 ||
+			(first && strcmp(e->d_name, first) >= 0))
+			continue;
+		free(first);
+		first = strdup(e->d_name);
+		if (!first)
+			return banger_error_oom(err);
+	}
+	if (first)
+		first[strlen(first) - strlen(".cert")] = 0;
+	*ret = TAKE_PTR(first);
+	return 0;
+}
+
+/* One file as a text of its own. */
+static int read_pem(const char *path, char **ret, struct banger_error *err)
+{
+	size_t len = 0;
+
+	return append_file(AT_FDCWD, path, path, ret, &len, err);
+}
+
+static int find_identity(const char *base, const char *host, char **ret_cert, char **ret_key,
+	struct banger_error *err)
+{
+	_cleanup_free_ char *path = NULL, *name = NULL, *cert = NULL, *key = NULL;
+	_cleanup_closedir_ DIR *d = NULL;
+
+	if (asprintf(&path, "%s/%s", base, host) < 0) {
+		path = NULL;
+		return banger_error_oom(err);
+	}
+	d = opendir(path);
+	int r = d ? first_cert(d, &name, err) : 0;
+	if (r < 0 || !name)
+		return r;
+	if (asprintf(&cert, "%s/%s.cert", path, name) < 0) {
+		cert = NULL;
+		return banger_error_oom(err);
+	}
+	if (asprintf(&key, "%s/%s.key", path, name) < 0) {
+		key = NULL;
+		return banger_error_oom(err);
+	}
+	*ret_cert = TAKE_PTR(cert);
+	*ret_key = TAKE_PTR(key);
+	return 0;
+}
+
+int pull_host_identity(const struct pull_settings *s, const char *host, char **ret_cert,
+	char **ret_key, struct banger_error *err)
+{
+	static const char *const bases[] = {"/etc/containers/certs.d", "/etc/docker/certs.d"};
+	const struct pull_host *h = pull_settings_find(s, host);
+	_cleanup_free_ char *cert = NULL, *key = NULL, *cert_path = NULL, *key_path = NULL;
+	int r = 0;
+
+	if (!host_valid(host) || host[0] == '.')
+		return banger_error_set(err, BANGER_BAD_REQUEST, "\"%s\" is not a host", host);
+	for (size_t i = 0; !h->cert_file && i < ELEMENTSOF(bases) && r == 0 && !cert_path; i++)
+		r = find_identity(bases[i], host, &cert_path, &key_path, err);
+	if (r < 0 || (!h->cert_file && !cert_path))
+		return r;
+	r = read_pem(cert_path ?: h->cert_file, &cert, err);
+	if (r == 0)
+		r = read_pem(key_path ?: h->key_file, &key, err);
+	if (r < 0) {
+		banger_error_prefix(err, "the client certificate for %s", host);
+		return r;
+	}
+	*ret_cert = TAKE_PTR(cert);
+	*ret_key = TAKE_PTR(key);
+	return 0;
 }

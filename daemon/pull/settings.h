@@ -4,7 +4,7 @@
  * of their certificates.
  *
  *	{"registry.lan:5000": {"plain_http": true},
- *	 "registry.example": {"ca_file": "/etc/ssl/lan.pem"},
+ *	 "registry.example": {"ca_file": "/etc/ssl/lan.pem", "cert_file": "/etc/ssl/me.pem", "key_file": "/etc/ssl/me.key"},
  *	 "docker.io": {"mirror": "mirror.lan:5000"}}
  *
  * plain_http  HTTP without TLS. For a loopback host (localhost, 127.0.0.0/8, ::1) it need not be said:
@@ -14,6 +14,9 @@
  * insecure    TLS without a check of the certificate. It does not allow plain HTTP.
  * ca_file     certificates, PEM, that are trusted for this host beside the system's. So are those in
  *             /etc/containers/certs.d/HOST/ and /etc/docker/certs.d/HOST/, all *.crt.
+ * cert_file   a certificate (PEM, perhaps with those between it and its authority's) and
+ * key_file    its key (PEM, not encrypted), by which the host knows its client. Without them: the first NAME.cert with
+ *             NAME.key in the same two directories.
  * mirror      a host that is asked first, for the same repositories; it may have an entry of its own.
  *
  * Entries also hold for hosts that are no registries: token servers, storage that a registry redirects to.
@@ -30,7 +33,7 @@
 struct pull_host {
 	char *host;                     /* "registry.lan:5000", lower case */
 	bool plain_http, insecure, tls; /* tls: plain_http was said to be false */
-	char *ca_file, *mirror;         /* NULL: none */
+	char *ca_file, *cert_file, *key_file, *mirror; /* NULL: none */
 };
 
 struct pull_settings {
@@ -54,5 +57,8 @@ bool pull_host_loopback(const char *host);
 /* All further certificates for the host in one PEM text; NULL: none. */
 int pull_host_certificates(
 	const struct pull_settings *s, const char *host, char **ret, struct banger_error *err);
+/* The certificate and the key that are shown to the host, PEM; both NULL: none. Forget the key when it was used. */
+int pull_host_identity(const struct pull_settings *s, const char *host, char **ret_cert,
+	char **ret_key, struct banger_error *err);
 
 #endif

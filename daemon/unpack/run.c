@@ -7,6 +7,7 @@
 
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <banger/log.h>
 #include <banger/wire.h>
 #include "unpack/child.h"
@@ -16,7 +17,8 @@
 
 #define HEADROOM (INT64_C(64) << 20)
 #define HEADROOM_PERCENT 10
-#define UNPACKED_MAX (INT64_C(1) << 40)
+#define RESERVE_MOST (INT64_C(1) << 30)
+#define RESERVE_PART 20
 #define HOME "/root"
 #define HOME_HEADROOM (INT64_C(1) << 30)
 
@@ -39,14 +41,29 @@ static int add_layers(struct json_object *j, const struct unpack_options *o)
 {
 	if (banger_json_add_int(j, "layers", o->n_layers) < 0 ||
 		banger_json_add_int(j, "replay", feed_replayed(o)) < 0 ||
-		banger_json_add_int(
-			j, "unpacked", o->unpacked_max > 0 ? o->unpacked_max : UNPACKED_MAX) < 0 ||
 		banger_json_add_bool(j, "keep", o->keep_fd >= 0) < 0)
 		return -ENOMEM;
 	return 0;
 }
 
-static struct json_object *options_json(const struct unpack_options *o)
+/* What of the disk may be filled; at least 1, for 0 means all. */
+static int64_t room_for(const struct unpack_options *o)
+{
+	struct statvfs v;
+	int64_t all, left, reserve;
+
+	/* Of a disk that does not say (or of none, as with memory) nothing can be kept free. */
+	if (fstatvfs(o->out_fd, &v) < 0 || v.f_blocks == 0 ||
+		__builtin_mul_overflow(v.f_blocks, v.f_frsize, &all) ||
+		__builtin_mul_overflow(v.f_bavail, v.f_frsize, &left))
+		return 0;
+	reserve = all / RESERVE_PART < RESERVE_MOST ? all / RESERVE_PART : RESERVE_MOST;
+	left -= reserve;
+	return left > o->wanted ? left - o->wanted : 1;
+}
+
+static struct json_object *options_json(
+	const struct banger_config *config, const struct unpack_options *o)
 {
 	const struct {
 		const char *key;
@@ -58,6 +75,9 @@ static struct json_object *options_json(const struct unpack_options *o)
 			o->headroom_percent < 0 ? HEADROOM_PERCENT : o->headroom_percent},
 		{"time", o->time > 0 ? o->time : 1},
 		{"memory", o->memory > 0 ? o->memory : CHILD_MEMORY},
+		{"unpacked", o->unpacked_max > 0 ? o->unpacked_max : config->unpacked_max},
+		{"entries", o->entries_max > 0 ? o->entries_max : config->entries_max},
+		{"room", room_for(o)},
 		{"cpu_seconds", o->cpu_seconds > 0 ? o->cpu_seconds : CHILD_CPU_SECONDS},
 	};
 	_cleanup_json_ struct json_object *j = json_object_new_object();
@@ -76,10 +96,10 @@ static struct json_object *options_json(const struct unpack_options *o)
 	return TAKE_PTR(j);
 }
 
-static int start(struct child *c, const char *program, const struct unpack_options *o,
-	struct banger_error *err)
+static int start(struct child *c, const struct banger_config *config, const char *program,
+	const struct unpack_options *o, struct banger_error *err)
 {
-	_cleanup_json_ struct json_object *options = options_json(o);
+	_cleanup_json_ struct json_object *options = options_json(config, o);
 	_cleanup_close_ int socket = -1;
 
 	if (!options)
@@ -149,7 +169,7 @@ static struct unpack_failure failure(const struct child *c)
 	return f;
 }
 
-static int run(struct child *c, const char *program, const struct unpack_options *o,
+static int run(struct child *c, const struct banger_config *config, const struct unpack_options *o,
 	struct banger_error *err)
 {
 	const struct child_patience patience = {.cancel_fd = o->cancel_fd,
@@ -157,8 +177,11 @@ static int run(struct child *c, const char *program, const struct unpack_options
 		.cpu_seconds = o->cpu_seconds > 0 ? o->cpu_seconds : CHILD_CPU_SECONDS,
 		.progress = o->progress,
 		.arg = o->arg};
-	int r = start(c, program, o, err);
+	_cleanup_free_ char *program = NULL;
+	int r = banger_config_program(config, "banger-unpack", &program, err);
 
+	if (r == 0)
+		r = start(c, config, program, o, err);
 	if (r == 0)
 		r = child_run(c, &patience, err);
 	if (r == 0)
@@ -172,14 +195,11 @@ static int run(struct child *c, const char *program, const struct unpack_options
 int unpack_run(const struct banger_config *config, const struct unpack_options *o,
 	struct unpack_result *ret, struct banger_error *err)
 {
-	_cleanup_free_ char *program = NULL;
 	_cleanup_child_ struct child c = CHILD_NONE;
 	struct unpack_result result;
 	int64_t started = banger_monotonic_us();
-	int r = banger_config_program(config, "banger-unpack", &program, err);
+	int r = run(&c, config, o, err);
 
-	if (r == 0)
-		r = run(&c, program, o, err);
 	if (r < 0)
 		return r;
 	copy_result(c.result, &result);

@@ -65,6 +65,12 @@ struct unpack_options {
 	int64_t time;   /* of the filesystem, seconds since the epoch; 0: a fixed one */
 	int64_t memory; /* bytes that unpacking may use; 0: 768 MiB */
 	int64_t cpu_seconds; /* 0: an hour */
+	/* Bytes that the archive, or all layers together, may unpack to, and names that the image may have; 0: as it is
+	 * configured. */
+	int64_t unpacked_max, entries_max;
+	/* Bytes that others will want of out_fd's disk meanwhile. Content is written only as long as those stay free,
+	 * and a reserve: 5 % of the disk or 1 GiB, whichever is less. */
+	int64_t wanted;
 	/* How long it may make no progress; 0: five minutes. Waiting for more of a blob does not
 	 * count. */
 	int stall_ms;
@@ -75,7 +81,6 @@ struct unpack_options {
 	/* Bottom first; they and what they point to stay where they are while it runs. */
 	const struct unpack_layer *layers;
 	size_t n_layers;
-	int64_t unpacked_max; /* bytes that all of them may unpack to; 0: 1 TiB */
 	/* An eventfd, added to (every few 100 KiB, not for every packet) when more of some layer is
 	 * there, and reset by this function; -1: all is there from the start. */
 	int notify_fd;
@@ -115,7 +120,8 @@ struct unpack_result {
 };
 
 /* Blocks until it is done. NOT_FOUND: the program is not installed. TIMEOUT: no progress, or more
- * CPU time than allowed. INTERNAL: it crashed, or did what its sandbox forbids. CORRUPT: a layer is
+ * CPU time than allowed. INTERNAL: it crashed, or did what its sandbox forbids. TOO_LARGE, NO_SPACE: over a
+ * limit above. CORRUPT: a layer is
  * damaged, or is not what its diff_id or its compression says. Otherwise as the program says; see
  * flatten.h; what available() said. Messages name the layer (number and digest), the place in it
  * and the member. *ret may be NULL. After a failure none of the files that were written holds

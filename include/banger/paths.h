@@ -31,11 +31,14 @@ struct banger_config {
 	int64_t ops_kept;     /* "ops_kept"       operation records kept, default 1000 */
 	int64_t connections;  /* "connections"    clients at once, default 512 */
 	int64_t lock_wait_ms; /* "writers_wait_ms" how long promote waits for open writers, default 2000 */
-	/* JSON text; NULL: none. {"HOST[:PORT]":{"plain_http":bool,"insecure":bool,"ca_file":"PATH","mirror":"HOST"}…};
+	/* JSON text; NULL: none. {"HOST[:PORT]":{"plain_http":bool,"insecure":bool,"ca_file":"PATH","cert_file":"PATH",
+	 * "key_file":"PATH","mirror":"HOST"}…};
 	 * checked by daemon/pull */
 	char *registries;     /* "registries" */
 	char *catalogs;	      /* "catalogs"       [{"location":"PATH or URL","digest":"sha256:…"?}…]; checked by daemon/pull */
 	int64_t cache_max;    /* "cache_max"      bytes of layers that are kept, default 20 GiB */
+	int64_t unpacked_max; /* "unpacked_max"   bytes that an image's layers, or an archive, may unpack to, default 128 GiB */
+	int64_t entries_max;  /* "entries_max"    names that an unpacked image may have, default 4,000,000 */
 	int64_t headroom;     /* "headroom"       free space in a pulled or unpacked image: the larger of this, default 64 MiB … */
 	int64_t headroom_percent; /* "headroom_percent" … and so many percent of what is used, default 10 */
 	int64_t parallel_fetches; /* "parallel_fetches" blobs of one pull that are fetched at once, default 4 */

@@ -38,6 +38,7 @@ class Request:
     def __init__(self, method, path, headers, peer, body=b''):
         self.method, self.path, self.headers, self.peer, self.body = method, path, headers, peer, body
         self.status, self.sent, self.at, self.ended = None, 0, time.monotonic(), None
+        self.version = 'http/1.1'
 
     def __repr__(self):
         said = {k: v for k, v in self.headers.items() if k.lower() in ('authorization', 'range', 'host', 'if-range')}
@@ -395,13 +396,14 @@ class Server6(Server):
 
 class Registry:
     """network: a Network to be in; tls: an SSL context; access: Basic(), Bearer(), or None for everybody."""
+    server_class = Server
 
     def __init__(self, address='127.0.0.1', network=None, tls=None, access=None, port=0):
         self.repositories, self.rules, self.log, self.tls_errors = {}, [], [], []
         self.lock, self.closed, self.access = threading.Lock(), False, access
 
         def make():
-            return (Server6 if ':' in address else Server)((address, port), Handler)
+            return (Server6 if ':' in address else self.server_class)((address, port), Handler)
         self.server = network.inside(make) if network else make()
         self.server.context, self.server.owner = tls, self
         self.host = f'{f"[{address}]" if ":" in address else address}:{self.server.server_address[1]}'

@@ -8,11 +8,14 @@ read from the logs of the servers there.
 import base64
 import json
 import os
+import pathlib
 import random
 import re
 import select
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -23,6 +26,7 @@ import harness
 import images
 import pulls
 import registry
+import registry_h2
 from archives import archive, member
 from harness import PROGRAM, until
 from images import FOREIGN, Image, Layer, Store, Tree, f
@@ -718,6 +722,129 @@ def test_tls_realm_elsewhere(servers, host, authority):
     result = pulls.pull(banger, served.reference, 'it', check=False)
     assert not [r for r in served.server.log if r.credentials]
     assert result.code == 0 or 'realm' in result.err, result.err
+
+
+def client_certificate(authority, name='client'):
+    """A client's certificate and key; and a server's context that wants one of this authority."""
+    registry.make_certificate(authority, name, 'client.example')
+    wants = context(authority)
+    wants.load_verify_locations(authority / 'ca.crt')
+    wants.verify_mode = ssl.CERT_REQUIRED
+    return {'cert_file': str(authority / f'{name}.crt'), 'key_file': str(authority / f'{name}.key')}, wants
+
+
+def test_tls_client_certificate(servers, host, authority):
+    """A registry that lets in whoever has a certificate; it is not shown to the storage that the registry redirects to."""
+    files, wants = client_certificate(authority)
+    served, both = Served(servers(address=HERE, tls=wants)), {'ca_file': str(authority / 'ca.crt')}
+    asks = context(authority, 'there', THERE)
+    asks.load_verify_locations(authority / 'ca.crt')
+    asks.verify_mode = ssl.CERT_OPTIONAL
+    storage = servers(address=THERE, tls=asks)
+    storage.add('x', served.store, {})
+    shown = []
+
+    def storage_asked(handler, blob):
+        shown.append(handler.connection.getpeercert())
+    storage.always('GET', storage_asked)
+    served.server.on(f'GET .*{served.blob}', redirect(f'{storage.url}/v2/x/blobs/{served.blob}'))
+    banger = host({served.server.host: {**both, **files}, storage.host: both}, fetch_retries=0)
+    served.pulled(banger)
+    assert shown and not any(shown)
+    assert pathlib.Path(files['key_file']).read_text().splitlines()[1] not in banger.log.read_text()
+
+
+@pytest.mark.parametrize('how', ['none', 'another authority', 'encrypted', 'gone'])
+def test_tls_client_certificate_wrong(servers, host, authority, base, how):
+    """Without one, or with one that is of no use: refused, and what to do is said."""
+    files, wants = client_certificate(authority)
+    served, said = Served(servers(address=HERE, tls=wants)), {'ca_file': str(authority / 'ca.crt')}
+    words = 'cert_file' if how == 'none' else 'certificate|key|SSL|TLS'
+    if how == 'another authority':
+        registry.make_authority(base / 'other')
+        registry.make_certificate(base / 'other', 'client', 'client.example')
+        files = {'cert_file': str(base / 'other/client.crt'), 'key_file': str(base / 'other/client.key')}
+    elif how == 'encrypted':
+        harness.run('openssl', 'ec', '-in', files['key_file'], '-aes256', '-passout', 'pass:secret', '-out', base / 'encrypted.key')
+        files['key_file'] = str(base / 'encrypted.key')
+    elif how == 'gone':
+        files['key_file'] = str(base / 'nowhere.key')
+        words = 'nowhere.key'
+    banger = host({served.server.host: {**said, **({} if how == 'none' else files)}}, fetch_retries=1)
+    pulls.refused(banger, served.reference, 'it', codes=('denied', 'unavailable', 'bad_request'), words=words)
+    assert served.server.log == []
+
+
+def test_certs_d(servers, worlds, net, authority, base):
+    """/etc/containers/certs.d/HOST as podman has it: *.crt is trusted, NAME.cert and NAME.key are shown."""
+    files, wants = client_certificate(authority)
+    served = Served(servers(address=HERE, tls=wants))
+    place = base / 'certs.d' / served.server.host
+    place.mkdir(parents=True)
+    for source, name in ((authority / 'ca.crt', 'ca.crt'), (files['cert_file'], 'me.cert'), (files['key_file'], 'me.key')):
+        shutil.copy(source, place / name)
+    etc = base / 'etc'
+    (etc / 'certs.d').mkdir(parents=True)
+    mount = f'mkdir -p /etc/containers && mount --bind {etc} /etc/containers && mount --bind {base}/certs.d /etc/containers/certs.d && exec "$@"'
+    banger = worlds(setpriv=(*net.prefix, 'unshare', '--mount', '--propagation', 'private', 'sh', '-c', mount, 'sh')).start()
+    served.pulled(banger)
+    (place / 'me.key').unlink()
+    pulls.remove(banger, 'it')
+    banger.call('image.prune', {'all': True})
+    pulls.refused(banger, served.reference, 'again', codes='bad_request', words='me.key')
+
+
+# ---- HTTP/2
+
+def test_http2(servers, host, authority):
+    """Where it is offered: manifest, configuration and layers come by it, several at once; a connection that goes away in the
+    midst and a stream that is reset are gone on with by Range."""
+    tls = context(authority)
+    served = Served(servers(registry_h2.Registry2, address=HERE, tls=tls), image=image_of(*(NOISE[n:n + MIB] for n in range(4))))
+    first, second, third = (layer.digest for layer in served.image.layers[:3])
+    served.server.on(f'GET .*{first}', registry_h2.go_away(400_000))
+    served.server.on(f'GET .*{second}', reset(300_000), reset(100_000))
+    served.server.on(f'GET .*{third}', stall(200_000))
+    banger = host({served.server.host: {'ca_file': str(authority / 'ca.crt')}}, fetch_retries=3)
+    served.pulled(banger, tree=Tree({str(n): f(NOISE[n:n + MIB]) for n in range(4)}))
+    assert served.server.log and {r.version for r in served.server.log} == {'h2'}
+    for digest, attempts in ((first, 2), (second, 3), (third, 2)):
+        gets = served.server.asked(f'GET .*{digest}')
+        starts = [r.range_start or 0 for r in gets]
+        assert len(starts) == attempts and starts == sorted(set(starts)), f'{digest}: {gets}'
+
+
+def test_http2_refuses(servers, host, authority):
+    """Tokens, redirects and refusals are the same there; a header of HTTP/2 counts like one of HTTP/1."""
+    tokens = servers(Tokens, user=CREDENTIALS, address=HERE, tls=context(authority))
+    served = Served(servers(registry_h2.Registry2, address=HERE, tls=context(authority), access=Bearer(tokens.url, tokens)))
+    trust = {'ca_file': str(authority / 'ca.crt')}
+    banger = host({served.server.host: trust, tokens.url.split('/')[2]: trust})
+    write_auth(banger, {served.server.host: CREDENTIALS})
+    served.server.on(f'GET .*{served.blob}', status(503), status(429, Retry_After='0'))
+    served.pulled(banger)
+    served.server.behave()
+    served.server.always('GET .*/manifests/', status(404))
+    pulls.refused(banger, served.reference, 'again', codes='not_found', words=re.escape(served.server.host))
+    assert {r.version for r in served.server.log} == {'h2'}
+
+
+# ---- limits
+
+@pytest.mark.parametrize('second, config, words', [
+    (bytes(2 * MIB), {'unpacked_max': 2 * MIB}, 'layer 2 of 3 .*member "1".*unpacked_max'),
+    (NOISE[:MIB], {'unpacked_max': MIB + 4096}, 'layer 2 of 3 .*unpacked_max'),
+    (b'', {'entries_max': 1000}, 'layer 3 of 3 .*member "d/99[0-9]".*entries_max')], ids=['unpacked', 'compressed', 'entries'])
+def test_limits(served, host, second, config, words):
+    """What an image may unpack to is configured, and what is over it is said: the layer, the member, the setting. Layers that
+    are too large before they are unpacked are not even fetched."""
+    image = Image(archive(member('0', NOISE[-MIB:])), archive(member('1', second)), archive(*(member(f'd/{n}') for n in range(1200))))
+    item = Served(served.server, 'test/limits', image)
+    banger = host(**config)
+    message = pulls.refused(banger, item.reference, 'it', codes='too_large', words=words)
+    number = int(re.search(r'layer (\d) of', message).group(1))
+    assert image.layers[number - 1].digest in message
+    assert bool(served.server.asked(f'GET .*{image.layers[0].digest}')) == (second != NOISE[:MIB])
 
 
 # ---- proxies

@@ -44,6 +44,8 @@ struct ext4_builder_options {
 	 * directories nobody described. */
 	int64_t time;
 	bool direct; /* write around the page cache where the file can */
+	/* Names that there may be at once (TOO_LARGE), and bytes of content that may be written (NO_SPACE); 0: any. */
+	uint64_t names_max, room;
 };
 
 /* Times outside of 1901-12-13T20:45:52Z to 2310-04-04T16:10:39Z become the nearest of these, which
@@ -116,6 +118,9 @@ void ext4_builder_set_attr(struct ext4_builder *b, ext4_node node, const struct 
 void ext4_builder_begin_layer(struct ext4_builder *b);
 /* The layer described this directory, so it is no longer only a lower one's. */
 void ext4_builder_touch(struct ext4_builder *b, ext4_node dir);
+/* The layer names what a lower one has, and what is the same in both: it is this layer's now, too. */
+void ext4_builder_claim(
+	struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len);
 /* Removes what lower layers have under a name (nothing: fine), or in a whole directory, and leaves
  * what this layer put there. */
 int ext4_builder_hide(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len,

@@ -56,6 +56,12 @@ static int put_run(struct ext4_builder *b, struct node *n, uint32_t logical, con
 {
 	while (count > 0) {
 		uint64_t at;
+		if (b->o.room && (b->put + count) * BLOCK > b->o.room)
+			return banger_error_set(err, BANGER_NO_SPACE,
+				"the disk has room for no more than %llu MiB of content, beside "
+				"what "
+				"is still to be fetched and a reserve",
+				(unsigned long long)(b->o.room >> 20));
 		uint32_t got = space_take(
 			&b->space, count < EXT_INIT_MAX_LEN ? count : EXT_INIT_MAX_LEN, &at);
 		if (got == 0)
@@ -66,6 +72,7 @@ static int put_run(struct ext4_builder *b, struct node *n, uint32_t logical, con
 				(long long)b->o.size);
 		const struct extent e = {.logical = logical, .physical = at, .len = got};
 		int r = add_extent(n, &e, err);
+		b->put += got;
 		if (r == 0)
 			r = writer_put(b->writer, at, data, got, err);
 		if (r < 0)

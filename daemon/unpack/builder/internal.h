@@ -125,6 +125,7 @@ struct ext4_builder {
 	uint32_t *set_buckets, n_set_buckets; /* attribute sets */
 	uint64_t hash_key[2];
 	uint64_t alive;        /* nodes */
+	uint64_t n_named;      /* names */
 	uint32_t layer;        /* the present one, from 1 on */
 	struct record *record; /* of the present layer; NULL: none is kept */
 
@@ -134,6 +135,7 @@ struct ext4_builder {
 	uint32_t partial_len;
 	uint8_t *partial; /* a block */
 	uint64_t content;
+	uint64_t put; /* blocks of it that were written */
 
 	/* Blocks given back by what was replaced, to be punched. */
 	struct extent *freed;

@@ -326,6 +326,11 @@ static int insert_name(struct ext4_builder *b, uint32_t dir, const char *text, s
 	uint32_t hash = name_hash(b, dir, text, len);
 	if (find_name(b, dir, text, len, hash))
 		return banger_error_set(err, BANGER_EXISTS, "the name exists");
+	if (b->o.names_max && b->n_named >= b->o.names_max)
+		return banger_error_set(err, BANGER_TOO_LARGE,
+			"the image would have more than the %llu files, directories and links that "
+			"it may (\"entries_max\" in the configuration)",
+			(unsigned long long)b->o.names_max);
 	if (b->names.count >= b->n_buckets && (r = grow_buckets(b, err)) < 0)
 		return r;
 	const char *copy = arena_copy(&b->text, text, len);
@@ -352,6 +357,7 @@ static int insert_name(struct ext4_builder *b, uint32_t dir, const char *text, s
 		d->dir.head = k;
 	d->dir.tail = k;
 	d->dir.count++;
+	b->n_named++;
 	if (node_is(n, S_IFDIR))
 		n->dir.self = k;
 	return 0;
@@ -381,6 +387,7 @@ static void unlist(struct ext4_builder *b, uint32_t k)
 	else
 		d->dir.tail = m->prev;
 	d->dir.count--;
+	b->n_named--;
 }
 
 /* ---- nodes */
@@ -607,6 +614,16 @@ void ext4_builder_touch(struct ext4_builder *b, ext4_node dir)
 		name_at(b, k)->layer = b->layer;
 		k = node_at(b, name_at(b, k)->dir)->dir.self;
 	}
+}
+
+void ext4_builder_claim(struct ext4_builder *b, ext4_node dir, const char *name, size_t name_len)
+{
+	uint32_t k = find_name(b, dir, name, name_len, name_hash(b, dir, name, name_len));
+
+	if (!k)
+		return;
+	name_at(b, k)->layer = b->layer;
+	ext4_builder_touch(b, dir);
 }
 
 /* Removes what is below a directory and not of this layer. A directory is walked once in a layer:

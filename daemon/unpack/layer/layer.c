@@ -297,8 +297,10 @@ static int add_link(struct layer *l, const struct tar_member *m, const struct pl
 	if (S_ISDIR(ext4_builder_mode(l->b, target)))
 		return banger_error_set(err, BANGER_BAD_REQUEST, "a hard link to a directory");
 	ext4_node old = ext4_builder_lookup(l->b, p->dir, p->name, p->len);
-	if (old == target)
+	if (old == target) {
+		ext4_builder_claim(l->b, p->dir, p->name, p->len);
 		return 0;
+	}
 	if (old && S_ISDIR(ext4_builder_mode(l->b, old)) && is_below(l, to.dir, old))
 		return banger_error_set(err, BANGER_BAD_REQUEST,
 			"a hard link in the place of the directory that its target is in");

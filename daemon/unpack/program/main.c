@@ -251,6 +251,8 @@ static int prepare(struct program *p, struct banger_error *err)
 		.seed = p->has_seed ? p->seed : NULL,
 		.time = p->time,
 		.direct = true,
+		.names_max = (uint64_t)option(p, "entries"),
+		.room = (uint64_t)option(p, "room"),
 	};
 	int abi, r = sandbox_restrict(&limits, &abi, err);
 

@@ -5,7 +5,8 @@
  *
  * The program gets one argument, a JSON object:
  *	{"size":0,"headroom":67108864,"headroom_percent":10,"time":1,"seed":"64 hex digits"?,
- *	 "memory":805306368,"cpu_seconds":3600,"unpacked":BYTES?,"mountpoints":BOOL?,
+ *	 "memory":805306368,"cpu_seconds":3600,"unpacked":BYTES?,"entries":N?,"room":BYTES?,
+ *	 "mountpoints":BOOL?,
  *	 "layers":N?,"replay":N?,"keep":BOOL?,"home":{"path":"/root","size":0,"headroom":0}?}
  * descriptors by number, and $BANGER_OP_ID. It writes JSON lines to one of them:
  *	{"progress":{"layer":N,"read":BYTES,"members":N,"content":BYTES}}          now and then

@@ -309,7 +309,8 @@ static int decode_data(struct stream *s, struct banger_error *err)
 		r = s->codec ? decode_buffer(s, out, err) : pass_buffer(s, out, err);
 		if (r >= 0 && out->len > s->room)
 			return banger_error_set(err, BANGER_TOO_LARGE,
-				"unpacked, the data is over the limit of %llu bytes",
+				"unpacked, the data is over the limit of %llu bytes "
+				"(\"unpacked_max\" in the configuration)",
 				(unsigned long long)s->limit);
 		out->kind = PIECE_DATA;
 		if (r >= 0 && out->len > 0) {

@@ -19,6 +19,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 #include "unpack/run.h"
 #include "unpack/stream/digest.h"
@@ -380,6 +381,11 @@ static const struct {
 	{{"a=1 b=2", "b<a"}, "a=1 b==a"},
 	{{"a=1 d/ d/x=1", "d<a"}, "a=1 d==a"},
 	{{"a=1 d/ d/x<a", "a<d/x"}, "a=1 d/ d/x==a"},
+	/* a layer that says again what is there has put it there */
+	{{"a=1", "a<a .wh.a"}, "a=1"},
+	{{"a=1 b<a", "b<a .wh.b"}, "a=1 b==a"},
+	{{"a=1 b<a", "b<a .wh.b", ".wh.b"}, "a=1"},
+	{{"d/ d/x=1", "d/x<d/x .wh.d"}, "d/ d/x=1"},
 	/* in one layer the later one counts */
 	{{"a=1 a=2 d/ d/x=1 d=file d/ d/y=1"}, "a=2 d/ d/y=1"},
 };
@@ -571,6 +577,51 @@ static void limits(void **state)
 	add_layer(&r, "a=1");
 	must(&r);
 	done(&r);
+}
+
+/* Names that there are at once: what is replaced or removed does not count, other names of one file do. */
+static void entries(void **state)
+{
+	struct run r;
+
+	begin(&r);
+	r.o.entries_max = 4;
+	add_layer(&r, "a=1 b<a d/ d/c=1");
+	add_layer(&r, "a=2 .wh.d d/ x=1");
+	must(&r);
+	done(&r);
+	begin(&r);
+	r.o.entries_max = 4;
+	add_layer(&r, "a=1 b<a");
+	add_layer(&r, "d/ d/c=1 d/e<a");
+	assert_int_equal(go(&r), -EFBIG);
+	assert_non_null(strstr(r.err.message, "layer 2 of 2 (sha256:some): member \"d/e\""));
+	assert_non_null(strstr(r.err.message, "more than the 4 files"));
+	assert_int_equal(r.failure.layer, 1);
+	done(&r);
+}
+
+/* A disk that has no room but for what others want of it. */
+static void room(void **state)
+{
+	char path[] = "/var/tmp/banger-unpack-room-XXXXXX";
+	struct statvfs v;
+	struct run r;
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	unlink(path);
+	assert_int_equal(fstatvfs(fd, &v), 0);
+	begin(&r);
+	r.o.out_fd = fd;
+	add_layer(&r, "d/ d/a=1");
+	assert_int_equal(go(&r), 0);
+	r.o.wanted = (int64_t)(v.f_bavail * v.f_frsize);
+	assert_int_equal(go(&r), -ENOSPC);
+	assert_non_null(strstr(r.err.message, "layer 1 of 1 (sha256:some): member \"d/a\""));
+	assert_non_null(strstr(r.err.message, "no more than 0 MiB"));
+	done(&r);
+	close(fd);
 }
 
 /* ---- reuse */
@@ -847,7 +898,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(merging), cmocka_unit_test(refusing),
 		cmocka_unit_test(attributes), cmocka_unit_test(diff_ids),
 		cmocka_unit_test(compressions), cmocka_unit_test(ends), cmocka_unit_test(limits),
-		cmocka_unit_test(reuse), cmocka_unit_test(bad_records), cmocka_unit_test(home),
-		cmocka_unit_test(growing)};
+		cmocka_unit_test(entries), cmocka_unit_test(room), cmocka_unit_test(reuse),
+		cmocka_unit_test(bad_records), cmocka_unit_test(home), cmocka_unit_test(growing)};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

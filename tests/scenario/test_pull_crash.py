@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -51,7 +52,8 @@ class Round:
         return [r for r in self.server.asked(f'GET /v2/{self.repository}/blobs/') if r.at >= since]
 
     def size(self):
-        return sum(map(len, self.store.values()))
+        """Of its blobs; the manifest is none."""
+        return sum(len(data) for digest, data in self.store.items() if digest != self.said['digest'])
 
 
 def start(banger, reference, name):
@@ -93,36 +95,38 @@ def undisturbed(banger, item):
     return resumed
 
 
-def kill_one(world, victim, process, dice, whole):
-    """At a random moment of the pull; gives how many died."""
+def kill_one(world, victim, process, dice, item):
+    """In the midst of the pull: when the server has sent a random part of its blobs, and a moment later. Gives the part, and
+    how many died."""
+    part = dice.random() * (1 if victim == 'bangerd' else 0.95)
+
+    def reached():
+        return process.poll() is not None or sum(r.sent for r in item.gets()) >= part * item.size()
+    if victim == 'banger-unpack':
+        harness.until(lambda: unpackers(world) or process.poll() is not None, 'banger-unpack to run')
+    harness.until(reached, 'the transfers')
+    time.sleep(dice.random() * 0.02)
     if victim == 'bangerd':
-        time.sleep(dice.random() * whole * 1.1)
         world.kill()
         world.daemon = None
-        return 1
-    harness.until(lambda: unpackers(world) or process.poll() is not None, 'banger-unpack to run')
-    time.sleep(dice.random() * whole * 0.6)
+        return part, 1
     died = 0
     for pid in unpackers(world):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
             died = 1
-    return died
+    return part, died
 
 
 def random_moments(world, victim, server):
     """ROUNDS pulls of one daemon that are cut off; gives {number of the round: digest} of every fifth."""
-    dice, digests = random.Random(victim), {}
-    probe = Round(server, f'probe-{victim}', 0)
-    began = time.monotonic()
-    pulls.pull(world, probe.reference, 'it')
-    whole = time.monotonic() - began
-    pulls.remove(world, 'it')
-    died = half = resumed = 0
+    dice, digests, parts = random.Random(victim), {}, []
+    died = resumed = 0
     for number in range(ROUNDS):
         item, where = Round(server, victim, number), f'{victim}, round {number}'
         process = start(world, item.reference, 'it')
-        died += kill_one(world, victim, process, dice, whole)
+        part, dead = kill_one(world, victim, process, dice, item)
+        died += dead
         _, err = process.communicate(timeout=60)
         if victim == 'bangerd':
             world.start()
@@ -132,7 +136,8 @@ def random_moments(world, victim, server):
             assert there or process.returncode != 0, 'answered, and not there'
             if there:
                 pulls.remove(world, 'it')
-            half += not there
+            else:
+                parts.append(part)
             resumed += undisturbed(world, item)
             if number % 5 == 0:
                 digests[number] = pulls.digest_of(world, 'it')
@@ -140,8 +145,11 @@ def random_moments(world, victim, server):
         except AssertionError as error:
             raise AssertionError(f'{where}: {error}') from None
         pulls.remove(world, 'it')
-    print(f'{victim}: {died} died, {half} of {ROUNDS} pulls were cut off, {resumed} transfers resumed')
-    assert half >= ROUNDS // 8 and resumed > 0
+    quarters = [sum(n / 4 <= part < (n + 1) / 4 for part in parts) for n in range(4)]
+    print(f'{victim}: {died} died, {len(parts)} of {ROUNDS} pulls were cut off, {quarters} by quarters of what was fetched; '
+          f'{resumed} transfers resumed')
+    # Nearly all in the midst of it, early and late: else the test would prove little.
+    assert len(parts) >= ROUNDS * 9 // 10 and min(quarters) >= ROUNDS // 16 and resumed >= ROUNDS // 4
     return digests
 
 
@@ -240,10 +248,25 @@ def fill_round(world, disk, server, kind, number, dice):
     ballast = disk / 'ballast'
     # The image needs 24 MB of blobs and as much for the filesystem.
     room = int((0.5 + number * 8) * MIB)
-    with open(ballast, 'wb') as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, free(disk) - room))
+
+    # A pull that looks and sees that there is too little; and one that has seen room, which others then take.
+    after = dice.randrange(1, 12) * MIB if number % 2 else 0
+
+    def fill():
+        harness.until(lambda: sum(r.sent for r in server.asked(f'GET .*/{repository}/blobs/')) >= after, 'the transfers')
+        with open(ballast, 'wb') as file:
+            while True:
+                try:
+                    return os.posix_fallocate(file.fileno(), 0, max(1, free(disk) - (room // 8 if after else room)))
+                except OSError:  # the pull was faster
+                    continue
     before = world.images()
+    filler = threading.Thread(target=fill)
+    filler.start()
+    if not after:
+        filler.join()
     result = pulls.pull(world, reference, 'it', check=False)
+    filler.join()
     failed = result.code != 0
     if failed:
         assert world.daemon.alive(), f'bangerd ended with {world.daemon.wait()}: {result.err}\n{harness.tail(world.log)}'

@@ -101,35 +101,6 @@ static int open_output(const struct vmm_spec *s)
 	return s->bare ? -1 : openat(s->dir_fd, VMM_CONSOLE_OUT, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 }
 
-static int qemu_start(const struct banger_config *config, const struct vmm_spec *spec,
-	struct vmm *ret, struct banger_error *err)
-{
-	_cleanup_(qemu_args_done) struct qemu_args a = {.n = 0};
-	_cleanup_close_ int ours = -1, theirs = -1, control = -1, output = open_output(spec);
-	struct spawn s = {.dir_fd = spec->dir_fd,
-		.output_fd = output,
-		.tied = spec->tied,
-		.born = spec->born,
-		.arg = spec->arg};
-	pid_t pid;
-	int pidfd;
-
-	if (qemu_args_make(config->qemu, spec, &a) < 0)
-		return banger_error_oom(err);
-	int r = make_port(spec, &theirs, &ours, err);
-	if (r < 0)
-		return r;
-	r = spec->bare ? 0 : open_listener(spec->dir_fd, QEMU_CONTROL_SOCKET, &control);
-	if (r < 0)
-		return banger_error_set_errno(err, r, "cannot make a socket for the VM");
-	s.argv = a.v;
-	spawn_fds(spec, theirs, control, &s);
-	r = spawn_vmm(&s, &pid, &pidfd, err);
-	if (r == 0)
-		*ret = (struct vmm){.pid = pid, .pidfd = pidfd, .port = TAKE_FD(ours)};
-	return r;
-}
-
 /* "QEMU emulator version 7.2.22 (Debian …)" */
 static int qemu_version(
 	const struct banger_config *config, char *buf, size_t size, struct banger_error *err)
@@ -163,6 +134,46 @@ static int qemu_version(
 }
 
 /* ---- control */
+
+/* Asked once: another QEMU that is installed meanwhile is started in the same way. */
+static int major_version(const struct banger_config *config)
+{
+	static _Atomic int known;
+	char text[32];
+
+	if (known == 0 && qemu_version(config, text, sizeof(text), NULL) == 0)
+		known = atoi(text);
+	return known;
+}
+
+static int qemu_start(const struct banger_config *config, const struct vmm_spec *spec,
+	struct vmm *ret, struct banger_error *err)
+{
+	_cleanup_(qemu_args_done) struct qemu_args a = {.n = 0};
+	_cleanup_close_ int ours = -1, theirs = -1, control = -1, output = open_output(spec);
+	struct spawn s = {.dir_fd = spec->dir_fd,
+		.output_fd = output,
+		.tied = spec->tied,
+		.born = spec->born,
+		.arg = spec->arg};
+	pid_t pid;
+	int pidfd;
+
+	if (qemu_args_make(config->qemu, major_version(config), spec, &a) < 0)
+		return banger_error_oom(err);
+	int r = make_port(spec, &theirs, &ours, err);
+	if (r < 0)
+		return r;
+	r = spec->bare ? 0 : open_listener(spec->dir_fd, QEMU_CONTROL_SOCKET, &control);
+	if (r < 0)
+		return banger_error_set_errno(err, r, "cannot make a socket for the VM");
+	s.argv = a.v;
+	spawn_fds(spec, theirs, control, &s);
+	r = spawn_vmm(&s, &pid, &pidfd, err);
+	if (r == 0)
+		*ret = (struct vmm){.pid = pid, .pidfd = pidfd, .port = TAKE_FD(ours)};
+	return r;
+}
 
 struct vmm_control {
 	struct qmp *qmp;

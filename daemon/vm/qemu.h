@@ -19,8 +19,9 @@ struct qemu_args {
 	size_t n;
 	bool failed;
 };
-/* The command line for a VM; pure. -ENOMEM. */
-int qemu_args_make(const char *program, const struct vmm_spec *s, struct qemu_args *ret);
+/* The command line for a VM; pure. version: the major one, 0: not known. -ENOMEM. */
+int qemu_args_make(
+	const char *program, int version, const struct vmm_spec *s, struct qemu_args *ret);
 void qemu_args_done(struct qemu_args *a);
 
 #endif

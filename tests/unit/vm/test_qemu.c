@@ -21,11 +21,13 @@ static const struct vmm_spec plain = {.name = "web",
 	.durable = true,
 	.tap_fd = -1};
 
+static int version = 7;
+
 static void join(const struct vmm_spec *s, char ret[8192])
 {
 	struct qemu_args a;
 
-	assert_int_equal(qemu_args_make("qemu", s, &a), 0);
+	assert_int_equal(qemu_args_make("qemu", version, s, &a), 0);
 	ret[0] = '\0';
 	for (size_t i = 0; i < a.n; i++) {
 		strcat(ret, i ? " " : "");
@@ -63,6 +65,24 @@ static void a_plain_one(void **state)
 	hasnt(line, "qcow2");
 	hasnt(line, "disk1");
 	hasnt(line, "netdev");
+}
+
+/* Where the emulator would translate each process anew, and nowhere else. */
+static void layouts(void **state)
+{
+	struct vmm_spec s = plain;
+	char line[8192];
+
+	s.accel = VM_TCG;
+	join(&s, line);
+	has(line, " norandmaps ");
+	version = 10;
+	join(&s, line);
+	hasnt(line, "norandmaps");
+	version = 7;
+	s.accel = VM_KVM;
+	join(&s, line);
+	hasnt(line, "norandmaps");
 }
 
 static void an_overlay(void **state)
@@ -147,7 +167,7 @@ static void empty_qcow2(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(a_plain_one),
+	const struct CMUnitTest tests[] = {cmocka_unit_test(a_plain_one), cmocka_unit_test(layouts),
 		cmocka_unit_test(an_overlay), cmocka_unit_test(a_network),
 		cmocka_unit_test(a_bare_one), cmocka_unit_test(empty_qcow2)};
 	return cmocka_run_group_tests(tests, NULL, NULL);

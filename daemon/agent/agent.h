@@ -20,7 +20,7 @@ struct boot_options {
 	char ip[128];     /* ADDRESS/PREFIX[,GATEWAY[,DNS]] */
 	char registry[8]; /* ro, rw */
 	char init[8];     /* image */
-	bool read_only, grow;
+	bool read_only, grow, first;
 };
 
 /* Each returns 0 or -errno, with a sentence in why. */
@@ -38,6 +38,13 @@ int boot_root(const struct boot_options *o, char *why);
 int boot_disks(const struct boot_options *o, char *why);
 /* Wait a little for a path to appear. */
 int wait_for(const char *path);
+/* Make a directory and those above it, as far as they are missing. */
+void make_dirs(const char *dir);
+
+/* ---- names.c: who the VM is, and whom it asks who others are. */
+void boot_names(const struct boot_options *o);
+/* dns: the address of a server. */
+void names_set_resolver(const struct boot_options *o, const char *dns);
 
 /* ---- network.c */
 int boot_network(const struct boot_options *o, char *why);
@@ -46,6 +53,8 @@ int boot_network(const struct boot_options *o, char *why);
 enum init_kind { INIT_NONE, INIT_SYSTEMD, INIT_BUSYBOX, INIT_OTHER };
 /* What /sbin/init of the image is; *ret_path: what to run. */
 enum init_kind init_find(const char **ret_path);
+/* What must be said to it before it begins. */
+void init_prepare(enum init_kind kind);
 /* Ask it to power the machine off. */
 void init_ask(enum init_kind kind);
 /* Become it. Returns only when that cannot be done, with -errno. */

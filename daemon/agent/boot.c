@@ -14,6 +14,7 @@
 #include <banger/op.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <string.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -87,6 +88,7 @@ void boot_options_read(struct boot_options *ret)
 					w + strlen(words[i].word));
 		o.read_only |= strcmp(w, "banger.ro") == 0;
 		o.grow |= strcmp(w, "banger.grow") == 0;
+		o.first |= strcmp(w, "banger.first") == 0;
 	}
 	if (!banger_op_id_valid(o.op_id))
 		o.op_id[0] = '\0';
@@ -257,15 +259,13 @@ int boot_root(const struct boot_options *o, char *why)
 		chdir("/") < 0)
 		return fail(why, errno, "cannot switch to the image's root filesystem", NULL);
 	mount_more();
-	if (o->name[0] && sethostname(o->name, strlen(o->name) < 64 ? strlen(o->name) : 64) < 0)
-		log_warn("cannot set the host name", KV_S("error", strerrordesc_np(errno)));
+	boot_names(o);
 	return 0;
 }
 
-/* Make a directory and those above it, as far as they are missing. */
-static void make_dirs(const char *dir)
+void make_dirs(const char *dir)
 {
-	char path[512];
+	char path[PATH_MAX];
 
 	snprintf(path, sizeof(path), "%s", dir);
 	for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {

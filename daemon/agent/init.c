@@ -58,6 +58,18 @@ enum init_kind init_find(const char **ret_path)
 	return INIT_NONE;
 }
 
+/* Without udev no device is announced to systemd, and the start would be waiting for one that is the console for as long
+ * as systemd has patience (90 s). So there is no login there. */
+void init_prepare(enum init_kind kind)
+{
+	if (kind != INIT_SYSTEMD || there("/lib/systemd/systemd-udevd") ||
+		there("/usr/lib/systemd/systemd-udevd"))
+		return;
+	make_dirs("/run/systemd/system");
+	if (symlink("/dev/null", "/run/systemd/system/serial-getty@ttyS0.service") < 0)
+		log_debug("cannot mask the console's login");
+}
+
 void init_ask(enum init_kind kind)
 {
 	/* The inits of distributions are built against glibc, whose first real-time signal this is, or do not care. */

@@ -102,6 +102,7 @@ static int hand_over(int port, enum init_kind init, const char *path, char *name
 		guard(port, init);
 	}
 	sigprocmask(SIG_SETMASK, &before, NULL);
+	init_prepare(init);
 	int r = init_become(path, why);
 	kill(-1, SIGKILL);
 	return r;

@@ -2,25 +2,17 @@
 /*
  * The network: the loopback device always; with banger.ip one device with an address, a route and a resolver.
  *
- * The host chose the address, so there is nobody to ask. Done by ioctls, which every kernel has. What the image
- * says of its own resolver is left as it is; only where it says nothing something is written, and where a link leads
- * nowhere, to where it leads: a resolver that is started later writes there too.
+ * The host chose the address, so there is nobody to ask. Done by ioctls, which every kernel has. The resolver is a file
+ * (names.c).
  */
 #include "agent.h"
 #include <arpa/inet.h>
 #include <banger/cleanup.h>
-#include <banger/log.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <net/if.h>
 #include <net/route.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
 #include <time.h>
-
-#define RESOLV "/etc/resolv.conf"
 
 struct address {
 	struct in_addr ip, mask, gateway, dns; /* 0: none */
@@ -114,59 +106,12 @@ static int wait_for_device(char ret[IFNAMSIZ])
 	return -ENODEV;
 }
 
-/* ---- the resolver */
-
-static bool says_something(const char *path)
+static void set_resolver(const struct boot_options *o, struct in_addr a)
 {
-	struct stat st;
+	char dns[INET_ADDRSTRLEN];
 
-	return stat(path, &st) == 0 && (!S_ISREG(st.st_mode) || st.st_size > 0);
-}
-
-static int write_resolver(const char *path, int flags, const char *dns)
-{
-	_cleanup_close_ int fd =
-		open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | flags, 0644);
-
-	if (fd < 0)
-		return -errno;
-	return dprintf(fd, "nameserver %s\n", dns) < 0 ? -errno : 0;
-}
-
-/* Where the link at RESOLV leads, with the directories on the way there made; the root is the VM's own, so no path leads
- * out of it. */
-static bool follow_link(char ret[PATH_MAX])
-{
-	char to[PATH_MAX / 2];
-	ssize_t n = readlink(RESOLV, to, sizeof(to) - 1);
-
-	if (n <= 0)
-		return false;
-	to[n] = '\0';
-	snprintf(ret, PATH_MAX, "%s%s", to[0] == '/' ? "" : "/etc/", to);
-	for (char *p = strchr(ret + 1, '/'); p; p = strchr(p + 1, '/')) {
-		*p = '\0';
-		mkdir(ret, 0755);
-		*p = '/';
-	}
-	return true;
-}
-
-static void set_resolver(struct in_addr a)
-{
-	char dns[INET_ADDRSTRLEN], path[PATH_MAX];
-
-	if (says_something(RESOLV) || !inet_ntop(AF_INET, &a, dns, sizeof(dns)))
-		return;
-	mkdir("/etc", 0755);
-	int r = follow_link(path) ? write_resolver(path, O_NOFOLLOW, dns)
-				  : write_resolver(RESOLV, O_NOFOLLOW, dns);
-	/* A root that is only read can still be covered. */
-	if (r == -EROFS && (r = write_resolver("/run/resolv.conf", O_EXCL, dns)) == 0 &&
-		mount("/run/resolv.conf", RESOLV, NULL, MS_BIND, NULL) < 0)
-		r = -errno;
-	if (r < 0)
-		log_warn("cannot set the resolver", KV_S("error", strerrordesc_np(-r)));
+	if (a.s_addr && inet_ntop(AF_INET, &a, dns, sizeof(dns)))
+		names_set_resolver(o, dns);
 }
 
 int boot_network(const struct boot_options *o, char *why)
@@ -197,7 +142,6 @@ int boot_network(const struct boot_options *o, char *why)
 		r = set_route(s, a.gateway);
 	if (r < 0)
 		return fail(why, -r, "cannot set up the network device", device);
-	if (a.dns.s_addr)
-		set_resolver(a.dns);
+	set_resolver(o, a.dns);
 	return 0;
 }

@@ -79,11 +79,17 @@ static void be_ordinary(void)
 	}
 }
 
+static int enter(const struct agent_exec *e, const struct user *u)
+{
+	if (*e->workdir)
+		return chdir(e->workdir);
+	return chdir(u->home) < 0 ? chdir("/") : 0;
+}
+
 /* In the child. Never returns. */
 static void run(const struct agent_exec *e, const struct user *u, const int std[3], int report_fd)
 {
 	struct report report = {STEP_EXEC, 0};
-	const char *dir = *e->workdir ? e->workdir : u->home;
 	bool tty = e->flags & AGENT_EXEC_TTY;
 
 	be_ordinary();
@@ -94,11 +100,13 @@ static void run(const struct agent_exec *e, const struct user *u, const int std[
 		report = (struct report){STEP_TTY, errno};
 	else if (tty && fchown(0, u->uid, -1) < 0)
 		report = (struct report){STEP_TTY, errno};
+	if (e->flags & AGENT_EXEC_MKDIR && *e->workdir)
+		make_dirs(e->workdir);
 	int r = report.errnum ? 0 : become(u);
 	if (report.errnum) {
 	} else if (r < 0) {
 		report = (struct report){STEP_USER, -r};
-	} else if (chdir(dir) < 0 && (*e->workdir || chdir("/") < 0)) {
+	} else if (enter(e, u) < 0) {
 		report = (struct report){STEP_WORKDIR, errno};
 	} else {
 		execvp(e->argv[0], (char **)e->argv);

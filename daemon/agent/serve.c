@@ -129,8 +129,13 @@ static void begin_end(uint32_t grace_ms)
 	server.closing = true;
 	server.end_by = now_ms() + grace_ms;
 	log_info("powering off", KV_I("grace_ms", grace_ms));
-	if (server.init != INIT_NONE)
+	if (server.init != INIT_NONE) {
+		/* They are none of its services: it would wait for those that do not end by SIGTERM. */
+		for (struct program *p = server.programs; p; p = p->next)
+			if (!p->ended)
+				program_signal(p, SIGHUP);
 		return init_ask(server.init);
+	}
 	kill(-1, SIGTERM);
 	kill(-1, SIGCONT);
 	for (struct program *p = server.programs; p; p = p->next)

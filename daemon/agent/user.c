@@ -117,6 +117,9 @@ int user_find(const char *spec, struct user *ret, char *why)
 	}
 	bool by_name = group && !number(group, &id);
 	bool found = read_groups(by_name ? group : NULL, &u);
+	/* As Docker has it: who names a group gets that one and no others. */
+	if (group)
+		u.n_groups = 0;
 	if (by_name && !found) {
 		snprintf(why, WHY_MAX, "the image has no group \"%s\"", group);
 		return -ENOENT;

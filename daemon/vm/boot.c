@@ -98,25 +98,33 @@ static void add_word(struct boot *b, const char *fmt, ...)
 	va_end(ap);
 }
 
-/* The user as the command line can carry it: without one, or with a strange one, root's home. */
-static const char *user_of(struct json_object *config)
+/* The user as the command line can carry it, without the group: without one, or with a strange one, root's home. */
+static size_t user_of(struct json_object *config, const char **ret)
 {
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
 	const char *user = config ? banger_json_str(config, "user") : NULL;
+	size_t n = user ? strcspn(user, ":") : 0;
 
-	return user && strlen(user) < 64 && banger_name_valid(user) ? user : "";
+	*ret = user;
+	return n < 64 && user && strspn(user, letters) >= n ? n : 0;
 }
 
 static void make_append(struct boot *b)
 {
 	_cleanup_json_ struct json_object *config =
 		b->image.config ? json_tokener_parse(b->image.config) : NULL;
+	const char *user;
 
 	add_word(b, "banger.op=%s banger.name=%s banger.root=/dev/vda", banger_op_current(),
 		b->row.name);
 	if (b->disks.grow)
 		add_word(b, " banger.grow");
-	if (b->disks.work_fd >= 0)
-		add_word(b, " banger.work=/dev/vdb:~%s", user_of(config));
+	if (b->row.started_us == 0)
+		add_word(b, " banger.first");
+	if (b->disks.work_fd >= 0) {
+		int n = (int)user_of(config, &user);
+		add_word(b, " banger.work=/dev/vdb:~%.*s", n, user ?: "");
+	}
 	if (b->row.init)
 		add_word(b, " banger.init=image");
 	if (b->row.network == BANGER_NETWORK_USER)

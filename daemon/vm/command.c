@@ -85,6 +85,9 @@ int command_make(
 	c.exec.user = run->user ?: banger_json_str(c.config, "user") ?: "";
 	c.exec.workdir = run->workdir ?: banger_json_str(c.config, "working_dir") ?: "";
 	c.exec.flags = run->tty ? AGENT_EXEC_TTY : 0;
+	/* As Docker has it, the image's own is made where it is missing; one that is asked for is not. */
+	if (!run->workdir)
+		c.exec.flags |= AGENT_EXEC_MKDIR;
 	c.exec.rows = (uint16_t)run->rows;
 	c.exec.cols = (uint16_t)run->cols;
 	if ((r = make_argv(run, &c, err)) < 0 || (r = make_env(run, &c, err)) < 0) {

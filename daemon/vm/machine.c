@@ -3,6 +3,10 @@
  * The thread polls the process (pidfd), the control channel and the console. A console that floods is read at
  * CONSOLE_RATE and no faster: what is not read stays in its FIFO, and when that is full the guest waits, nobody else.
  *
+ * A session that is lost while the VMM runs is followed by another: the agent was killed and started again (a process in
+ * the guest can do that), or the guest broke the protocol. They are few, because a session takes memory and is kept as long
+ * as the machine, for whoever still has its pointer: a guest that loses SESSIONS of them gets no more until its next start.
+ *
  * `gone` becomes readable when the thread is done; so waiting for it is a poll, together with a cancellation.
  */
 #include "vm/machine.h"
@@ -22,6 +26,9 @@
 #define CONSOLE_RATE (2 * 1024 * 1024) /* bytes a second */
 #define CONSOLE_PIPE (256 * 1024)      /* so much is kept while no daemon reads */
 #define STACK (256 * 1024)
+#define SESSIONS 16
+#define AGAIN_MS 100      /* from the end of a session to the next, */
+#define AGAIN_MAX_MS 5000 /* twice as long each time that it cannot be had */
 
 struct machine {
 	atomic_int refs;
@@ -30,7 +37,11 @@ struct machine {
 	struct vmm vmm;
 	bool found;
 	struct vmm_control *control;
-	struct session *session;
+	struct session *sessions[SESSIONS]; /* the one of now is the last */
+	atomic_uint n_sessions;
+	atomic_bool unusable; /* the agent said so */
+	int lost;             /* eventfd: the session of now is over */
+	int dir_fd;
 	struct console *console;
 	void (*over)(void *arg, const struct machine_end *end);
 	void *arg;
@@ -54,19 +65,21 @@ void machine_unrefp(struct machine **p)
 	*p = NULL;
 	if (!m || atomic_fetch_sub(&m->refs, 1) > 1)
 		return;
-	session_freep(&m->session);
+	for (unsigned i = 0; i < m->n_sessions; i++)
+		session_freep(&m->sessions[i]);
 	m->driver->control_close(&m->control);
 	console_freep(&m->console);
 	banger_closep(&m->vmm.pidfd);
 	banger_closep(&m->vmm.port);
 	banger_closep(&m->leave);
 	banger_closep(&m->gone);
+	banger_closep(&m->lost);
 	free(m);
 }
 
 struct session *machine_session(struct machine *m)
 {
-	return m->session;
+	return m->sessions[atomic_load(&m->n_sessions) - 1];
 }
 
 struct vmm_control *machine_control(struct machine *m)
@@ -133,7 +146,35 @@ static void on_session(void *arg, enum session_event event, const char *text)
 		log_debug(event == SESSION_FAILED ? "the VM's agent gave up"
 						  : "the VM's agent is away",
 			KV_S("vm", m->name), KV_S("reason", text));
+	if (event == SESSION_FAILED)
+		atomic_store(&m->unusable, true);
+	if (event == SESSION_LOST)
+		eventfd_write(m->lost, 1);
 }
+
+static int open_session(struct machine *m, struct banger_error *err)
+{
+	struct session *s = NULL;
+
+	int r = m->vmm.port >= 0 ? 0 : m->driver->port_open(m->dir_fd, &m->vmm.port, err);
+	if (r < 0)
+		return r;
+	const struct session_options o = {
+		.port = TAKE_FD(m->vmm.port), .vm = m->name, .event = on_session, .arg = m};
+	r = session_new(&o, &s, err);
+	if (r < 0)
+		return r;
+	unsigned n = atomic_load(&m->n_sessions);
+	m->sessions[n] = s;
+	atomic_store(&m->n_sessions, n + 1);
+	return 0;
+}
+
+/* When there shall be another session. */
+struct again {
+	int64_t at; /* 0: there is one */
+	int ms;
+};
 
 /* May the console be read now? Otherwise *ret_ms is when to ask again. */
 static bool within_rate(struct machine *m, int *ret_ms)
@@ -150,6 +191,34 @@ static bool within_rate(struct machine *m, int *ret_ms)
 	return false;
 }
 
+/* Another session, some time after the last is over. Returns how long to wait for that: -1 for ever. */
+static int follow_session(struct machine *m, struct again *a)
+{
+	struct banger_error err = {0};
+	eventfd_t n;
+
+	if (eventfd_read(m->lost, &n) == 0 && !atomic_load(&m->unusable))
+		*a = (struct again){banger_monotonic_us() + AGAIN_MS * 1000LL, AGAIN_MS};
+	if (a->at == 0 || atomic_load(&m->n_sessions) == SESSIONS)
+		return -1;
+	int64_t left = (a->at - banger_monotonic_us() + 999) / 1000;
+	if (left > 0)
+		return (int)left;
+	if (open_session(m, &err) == 0) {
+		a->at = 0;
+		return -1;
+	}
+	log_debug("the VM's agent cannot be reached", KV_S("vm", m->name), KV_ERR(&err));
+	a->ms = a->ms * 2 < AGAIN_MAX_MS ? a->ms * 2 : AGAIN_MAX_MS;
+	a->at = banger_monotonic_us() + a->ms * 1000LL;
+	return a->ms;
+}
+
+static int sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 static void lose_control(struct machine *m)
 {
 	log_debug("the VMM's control channel is closed", KV_S("vm", m->name));
@@ -158,16 +227,19 @@ static void lose_control(struct machine *m)
 /* 1: it has ended; 0: it was left. */
 static int watch(struct machine *m)
 {
+	struct again again = {0};
 	bool control = true;
 
 	for (;;) {
-		enum { PROCESS, LEAVE, CONTROL, CONSOLE, COUNT };
+		enum { PROCESS, LEAVE, CONTROL, CONSOLE, LOST, COUNT };
 		int ms = -1;
 		bool console = within_rate(m, &ms);
+		ms = sooner(ms, follow_session(m, &again));
 		struct pollfd p[COUNT] = {[PROCESS] = {m->vmm.pidfd, POLLIN, 0},
 			[LEAVE] = {m->leave, POLLIN, 0},
 			[CONTROL] = {control ? m->driver->control_fd(m->control) : -1, POLLIN, 0},
-			[CONSOLE] = {console ? console_fd(m->console) : -1, POLLIN, 0}};
+			[CONSOLE] = {console ? console_fd(m->console) : -1, POLLIN, 0},
+			[LOST] = {m->lost, POLLIN, 0}};
 
 		if (poll(p, COUNT, ms) < 0)
 			continue;
@@ -232,17 +304,6 @@ static int open_console(struct machine *m, int dir_fd, struct banger_error *err)
 	return r;
 }
 
-static int open_session(struct machine *m, int dir_fd, struct banger_error *err)
-{
-	int r = m->vmm.port >= 0 ? 0 : m->driver->port_open(dir_fd, &m->vmm.port, err);
-
-	if (r < 0)
-		return r;
-	const struct session_options o = {
-		.port = TAKE_FD(m->vmm.port), .vm = m->name, .event = on_session, .arg = m};
-	return session_new(&o, &m->session, err);
-}
-
 static int start_thread(struct machine *m)
 {
 	pthread_attr_t attr;
@@ -280,14 +341,16 @@ int machine_new(const struct machine_options *o, struct machine **ret, struct ba
 	m->arg = o->arg;
 	m->leave = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	m->gone = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (m->leave < 0 || m->gone < 0)
+	m->lost = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	m->dir_fd = o->dir_fd;
+	if (m->leave < 0 || m->gone < 0 || m->lost < 0)
 		r = banger_error_set_errno(err, errno, "cannot watch the VM");
 	if (r == 0)
 		r = open_console(m, o->dir_fd, err);
 	if (r == 0)
 		r = m->driver->control_open(o->dir_fd, on_event, m, &m->control, err);
 	if (r == 0)
-		r = open_session(m, o->dir_fd, err);
+		r = open_session(m, err);
 	if (r == 0) {
 		int e = start_thread(m);
 		if (e)

@@ -557,6 +557,8 @@ static void *run(void *arg)
 	while (turn(s) == 0)
 		;
 	end_all(s);
+	banger_closep(&s->port); /* it takes one peer at a time: another session may come */
+	s->port = -1;
 	if (s->code == BANGER_CORRUPT)
 		s->event(s->arg, SESSION_FAILED, s->text);
 	s->event(s->arg, SESSION_LOST, s->text);

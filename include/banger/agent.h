@@ -42,6 +42,8 @@
  * What the daemon tells the agent on the kernel's command line:
  *	banger.op=OP_ID banger.name=NAME      who started it; the host's name
  *	banger.root=DEVICE|none [banger.ro]   the root disk
+ *	banger.first                          it was never booted: what its image says of its host's names and resolver is another
+ *	                                      host's, and replaced
  *	banger.grow                           its filesystem is smaller than the disk: grow it once it is mounted
  *	banger.work=DEVICE:DIR                the work disk, mounted at DIR; DIR "~USER" is the home of USER (as an
  *	                                      OCI configuration names one), "~" that of root
@@ -134,7 +136,8 @@ enum {
 				  channel ends with EXIT 0 once it runs */
 	AGENT_EXEC_MAIN = 4,   /* the VM is there for this program: when it ends, the VM powers off (unless the
 				  image's own init runs) */
-	AGENT_EXEC_FLAGS = 7,
+	AGENT_EXEC_MKDIR = 8,  /* a working directory that is missing is made, for root, with those above it */
+	AGENT_EXEC_FLAGS = 15,
 };
 
 /*

@@ -80,3 +80,19 @@ def bootable_ext4(cache):
     if not path.exists():
         harness.make_ext4(path, bootable_tree(cache / 'bootable-tree'), '64M')
     return path
+
+
+def debian_tar(cache):
+    """The smallest Debian that has apt's essentials and systemd, as a tar: $BANGER_DEBIAN_TAR, else made once for the session."""
+    given = os.environ.get('BANGER_DEBIAN_TAR')
+    if given:
+        return pathlib.Path(given)
+    tar = cache / 'debian.tar'
+    if not tar.exists():
+        left_out = [f'--dpkgopt=path-exclude=/usr/share/{d}/*' for d in ('man', 'locale')]
+        done = subprocess.run(['mmdebstrap', '--quiet', '--variant=essential', '--mode=root', '--format=tar', '--include=systemd-sysv', *left_out,
+                               'bookworm', cache / 'debian.making'], capture_output=True, text=True, timeout=300)
+        if done.returncode != 0:
+            pytest.skip(f'mmdebstrap: {done.stderr[-300:]}')
+        (cache / 'debian.making').rename(tar)
+    return tar

@@ -253,11 +253,12 @@ int flat_find(struct flat_cache *c, const char (*diff_ids)[PULL_DIGEST_MAX], siz
 		r = open_use(c, &s, &u);
 	pthread_mutex_unlock(&c->lock);
 	if (r < 0) {
-		/* It is only a cache: an entry that cannot be opened is none. */
+		/* It is only a cache: an entry that cannot be opened is none, unless it is we who lack something. */
 		log_warn("unpacked layers cannot be reused", KV_S("entry", s.chain),
 			KV_S("error", strerrordesc_np(-r)));
 		flat_use_done(&u);
-		flat_forget(c, s.chain);
+		if (r != -EMFILE && r != -ENFILE && r != -ENOMEM)
+			flat_forget(c, s.chain);
 	}
 	*ret = u;
 	return 0;

@@ -410,19 +410,32 @@ static int failed(
 		http_url_text(p->url, url, sizeof(url)), at, what);
 }
 
+/* In TLS 1.3 a server says only after the handshake, when the request is on its way, that it wants a certificate; then
+ * the request may fail before that is read. */
+static int cut_off(const struct hop *p, const char *what, struct banger_error *err)
+{
+	bool said = strstr(what, "certificate required") != NULL;
+	char text[512];
+
+	if (!p->tls || p->t.status != 0)
+		return failed(p, BANGER_UNAVAILABLE, what, err);
+	if (p->cert)
+		snprintf(text, sizeof(text),
+			"%.250s (perhaps it refuses the certificate that it was shown)", what);
+	else
+		snprintf(text, sizeof(text),
+			"%.250s (%s\"registries\": {\"%.100s\": {\"cert_file\": …, \"key_file\": "
+			"…}} in "
+			"the configuration)",
+			what, said ? "" : "if it wants a certificate of us: ", p->host);
+	return failed(p, said ? BANGER_DENIED : BANGER_UNAVAILABLE, text, err);
+}
+
 static int curl_failed(const struct hop *p, struct banger_error *err)
 {
 	const char *what = p->error[0] ? p->error : curl_easy_strerror(p->t.code);
 	char text[512];
 
-	/* In TLS 1.3 that is said when the request is on its way already. */
-	if (p->tls && strstr(what, "certificate required")) {
-		snprintf(text, sizeof(text),
-			"%.250s (\"registries\": {\"%.100s\": {\"cert_file\": …, \"key_file\": "
-			"…}} in the configuration)",
-			what, p->host);
-		return failed(p, BANGER_DENIED, text, err);
-	}
 	switch (p->t.code) {
 	case CURLE_OUT_OF_MEMORY:
 		return banger_error_oom(err);
@@ -457,7 +470,7 @@ static int curl_failed(const struct hop *p, struct banger_error *err)
 	case CURLE_OPERATION_TIMEDOUT: /* only connecting has a time of curl's */
 		return failed(p, BANGER_TIMEOUT, what, err);
 	default:
-		return failed(p, BANGER_UNAVAILABLE, what, err);
+		return cut_off(p, what, err);
 	}
 }
 

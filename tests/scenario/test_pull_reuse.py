@@ -4,6 +4,7 @@ same to the byte, a damaged cache costs nothing but time, and the cache can be p
 import contextlib
 import os
 import random
+import resource
 import shutil
 import subprocess
 
@@ -115,6 +116,24 @@ def test_a_damaged_cache(world, layout, harm):
     if harm != 'layers':
         assert entry.name not in entries(world)
     assert pulled(world, layout, 'two', 'again')[1] == fresh
+
+
+def test_no_descriptors(world, base):
+    """A daemon without a descriptor to spare cannot open what it has; that is kept for when there are some again."""
+    store = Store()
+    said = Image(*(archive(member(f'f{n}', b'%d' % n)) for n in range(300))).put(store)
+    many = images.write_layout(base / 'many', store, {'it': said})
+    _, fresh = pulled(world, many, 'it', 'first')
+    pid, kept = world.daemon.pid, entries(world)
+    assert len(kept) == 1
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f'/proc/{pid}/fd')) + 100, limits[1]))
+    pulls.pull(world, f'oci:{many}:it', 'second', check=False)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert [line for line in world.records() if line.get('msg') == 'unpacked layers cannot be reused']
+    assert entries(world) == kept
+    said, digest = pulled(world, many, 'it', 'third')
+    assert (said['reused'], digest) == (300, fresh)
 
 
 def test_two_at_once(world, layout):

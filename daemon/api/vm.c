@@ -227,6 +227,8 @@ static void take_exec(struct rpc_call *call, struct vm_exec *ret)
 		.user = banger_json_str(p, "user"),
 		.workdir = banger_json_str(p, "workdir"),
 		.tty = banger_json_bool(p, "tty", false),
+		.detach = banger_json_bool(p, "detach", false),
+		.main = banger_json_bool(p, "main", false),
 		.rows = banger_json_int(p, "rows", 0),
 		.cols = banger_json_int(p, "cols", 0),
 		.timeout_ms = banger_json_int(p, "timeout_ms", 0),
@@ -251,6 +253,7 @@ static int handle_exec(void *ctx, struct rpc_call *call, struct banger_error *er
 		return r;
 	take_exec(call, &x);
 	x.argv = argv;
+	x.entrypoint = banger_json_bool(call->params, "entrypoint", false);
 	x.env = env;
 	r = vm_service_exec(api->vms, call->op, word(call), &x, &result, err);
 	return r < 0 ? r : give_end(call, &result, err);
@@ -272,12 +275,11 @@ static int handle_run(void *ctx, struct rpc_call *call, struct banger_error *err
 	if (r < 0)
 		return r;
 	take_create(call->params, &c);
-	c.name = NULL;
 	c.init = c.init ?: "agent";
 	c.publish = publish;
 	take_exec(call, &x);
 	x.argv = argv;
-	x.entrypoint = true;
+	x.entrypoint = banger_json_bool(call->params, "entrypoint", true);
 	x.env = env;
 	r = vm_service_run(api->vms, call->op, &c, &x, &result, err);
 	return r < 0 ? r : give_end(call, &result, err);
@@ -333,7 +335,8 @@ static int handle_console(void *ctx, struct rpc_call *call, struct banger_error 
 	}
 #define EXEC_PARAMS                                                                                \
 	{"argv", RPC_STRINGS}, {"env", RPC_STRINGS}, {"user", RPC_STRING, false, 0, 256},          \
-		{"workdir", RPC_STRING}, {"tty", RPC_BOOL}, {"rows", RPC_INT, false, 0, 65535},    \
+		{"workdir", RPC_STRING}, {"entrypoint", RPC_BOOL}, {"tty", RPC_BOOL},              \
+		{"rows", RPC_INT, false, 0, 65535},                                                \
 		{"cols", RPC_INT, false, 0, 65535},                                                \
 	{                                                                                          \
 		"timeout_ms", RPC_INT, false, 1, INT64_MAX / 1000                                  \
@@ -341,8 +344,10 @@ static int handle_console(void *ctx, struct rpc_call *call, struct banger_error 
 
 static const struct rpc_param create_params[] = {
 	{"name", RPC_STRING, false, 0, 256}, CREATE_PARAMS, {"start", RPC_BOOL}, {NULL, RPC_END}};
-static const struct rpc_param run_params[] = {CREATE_PARAMS, EXEC_PARAMS, {NULL, RPC_END}};
-static const struct rpc_param exec_params[] = {VM_WORD, EXEC_PARAMS, {NULL, RPC_END}};
+static const struct rpc_param run_params[] = {
+	{"name", RPC_STRING, false, 0, 256}, CREATE_PARAMS, EXEC_PARAMS, {NULL, RPC_END}};
+static const struct rpc_param exec_params[] = {
+	VM_WORD, EXEC_PARAMS, {"detach", RPC_BOOL}, {"main", RPC_BOOL}, {NULL, RPC_END}};
 static const struct rpc_param vm_params[] = {VM_WORD, {NULL, RPC_END}};
 static const struct rpc_param stop_params[] = {
 	VM_WORD, {"timeout_ms", RPC_INT, false, 1, INT32_MAX}, {NULL, RPC_END}};

@@ -84,7 +84,8 @@ int command_make(
 	}
 	c.exec.user = run->user ?: banger_json_str(c.config, "user") ?: "";
 	c.exec.workdir = run->workdir ?: banger_json_str(c.config, "working_dir") ?: "";
-	c.exec.flags = run->tty ? AGENT_EXEC_TTY : 0;
+	c.exec.flags = (run->tty ? AGENT_EXEC_TTY : 0) | (run->detach ? AGENT_EXEC_DETACH : 0) |
+		       (run->main ? AGENT_EXEC_MAIN : 0);
 	/* As Docker has it, the image's own is made where it is missing; one that is asked for is not. */
 	if (!run->workdir)
 		c.exec.flags |= AGENT_EXEC_MKDIR;

@@ -148,7 +148,9 @@ static int make(struct vm_service *s, struct operation *op, const struct vm_crea
 	if (r < 0)
 		return r;
 	row.transient = true;
-	snprintf(row.name, sizeof(row.name), "vm-%s", operation_id(op) + 3);
+	if (!c->name)
+		snprintf(row.name, sizeof(row.name), "vm-%s", operation_id(op) + 3);
+	vm_progress(op, "disk", row.name);
 	if (vm_new(s, &row, &vm) < 0)
 		return banger_error_oom(err);
 	r = vm_claim(vm, operation_id(op), "run", err);
@@ -193,6 +195,7 @@ static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exe
 		return banger_error_set(
 			err, BANGER_UNAVAILABLE, "the VM ended before its command did");
 	int64_t boot_by = begun + VM_BOOT_US;
+	vm_progress(op, "agent", vm->name);
 	r = session_wait_ready(machine_session(m), end_by && end_by < boot_by ? end_by : boot_by,
 		operation_cancel_fd(op), err);
 	if (r == 0) {
@@ -203,6 +206,7 @@ static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exe
 		log_debug("VM's agent is ready", KV_S("vm", vm->name),
 			KV_D("boot_ms", (banger_monotonic_us() - begun) / 1000.0));
 		vm_transition(vm, BANGER_VM_RUNNING, NULL, NULL, NULL);
+		vm_progress(op, "command", vm->name);
 		r = run_command(vm, m, op, &with, config, ret, err);
 	} else if (r == -ETIMEDOUT || r == -EUCLEAN) {
 		vm_end(vm, err ? err->message : "its agent does not answer", NULL);

@@ -123,7 +123,9 @@ int vm_service_list(
 struct vm_exec {
 	const char *const *
 		argv; /* NULL-terminated; NULL: the image's entry point and command, else /bin/sh */
-	bool entrypoint;        /* argv follows the image's entry point, as with vm_service_run() */
+	bool entrypoint;        /* argv follows the image's entry point */
+	bool detach;            /* returns when it runs: stdin is empty, output goes to the console */
+	bool main;              /* the VM powers off when it ends, unless the image's own init runs */
 	const char *const *env; /* NULL-terminated "A=b", on top of the image's */
 	const char *user, *workdir;
 	bool tty;
@@ -147,8 +149,8 @@ int vm_service_put(struct vm_service *s, struct operation *op, const char *word,
 int vm_service_get(struct vm_service *s, struct operation *op, const char *word, const char *path,
 	int fd, struct banger_error *err);
 
-/* Boot, run, remove: a VM that ends with its caller. As create and exec; `create` has no name, and its VM is not in the
- * store. The command's end is the VM's. */
+/* Boot, run, remove: a VM that ends with its caller. As create and exec; its VM is not in the store. The command's end is
+ * the VM's. Progress: as create, then the phase "command". */
 int vm_service_run(struct vm_service *s, struct operation *op, const struct vm_create *create,
 	const struct vm_exec *x, struct vm_result *ret, struct banger_error *err);
 
@@ -165,6 +167,9 @@ int vm_service_dir_fd(const struct vm_service *s);
 /* Has a VM the image (kernel) with this id? 0 no; BUSY and the VM's name. Any thread. */
 int vm_service_image_in_use(struct vm_service *s, const char *id, struct banger_error *err);
 int vm_service_kernel_in_use(void *vm_service, const char *id, struct banger_error *err);
+
+/* Is this process the filesystem that was started for a VM? The VM's name, and whether it may change the registry. */
+bool vm_service_find_client(struct vm_service *s, pid_t pid, char ret_name[BANGER_NAME_MAX + 1], bool *ret_changes);
 
 /* What this machine can do, for `doctor`: calls report for each finding (advice NULL: nothing to
  * do). Tries KVM when that has not been tried yet and a kernel is there: up to 5 s then. */

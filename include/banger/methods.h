@@ -68,14 +68,17 @@
  *   vm.stop {"vm":VM,"timeout_ms"?}                → {"vm"}   agent, power button, kill; one that does not run is left alone
  *   vm.kill, vm.pause, vm.resume {"vm":VM}         → {"vm"}   bad_request when its state does not allow it; busy
  *   vm.rm {"vm":VM,"force"?:bool}                  → {"vm"} as it was                 busy (it runs)
- *   vm.exec {"vm":VM,"argv"?:[…],"env"?:[…],"user"?,"workdir"?,"tty"?:bool,"rows"?,"cols"?,"timeout_ms"?} +fd stdin
- *           +fd stdout +fd stderr [+fd control] → {"exit_code"?:int,"signal"?:int,"name","accel"}   argv absent: the image's
- *           command. control gives lines: "resize ROWS COLS", "signal NUMBER". The program ends with the client.
+ *   vm.exec {"vm":VM,"argv"?:[…],"entrypoint"?:bool,"env"?:[…],"user"?,"workdir"?,"tty"?:bool,"rows"?,"cols"?,"timeout_ms"?,
+ *           "detach"?:bool,"main"?:bool} +fd stdin +fd stdout +fd stderr [+fd control] → {"exit_code"?:int,"signal"?:int,
+ *           "name","accel"}   argv absent: the image's command; entrypoint: argv follows the image's entry point. control
+ *           gives lines: "resize ROWS COLS", "signal NUMBER". The program ends with the client, but for detach: returns
+ *           when it runs, without input, with the console as its output. main: the VM powers off when it ends.
  *   vm.put {"vm":VM,"path"} +fd                    → {}   a tar stream from fd, unpacked below path
  *   vm.get {"vm":VM,"path"} +fd                    → {}   path as a tar stream to fd
  *   vm.logs {"vm":VM,"lines"?,"follow"?:bool} +fd  → {}   the console's log to fd; follow: until it has no VMM
  *   vm.console {"vm":VM,"lines"?} +fd in +fd out   → {}   as vm.logs with follow; what comes from in is typed there
- *   vm.run as vm.create (without "name" and "start") and vm.exec → as vm.exec
+ *   vm.run as vm.create (without "start") and vm.exec (without "vm", "detach" and "main"; entrypoint is true if left
+ *           out) → as vm.exec
  *           The VM ends when the command or the client's connection does. It is in vm.ls as "transient".
  *
  *   op.ls   {"limit"?,"failed"?:bool,"uid"?}       → {"ops":[<op>…] newest first}
@@ -85,7 +88,8 @@
  *   op.report {"op":<op>}                          → {}            a trusted peer tells of an operation that it
  *                                                    refused itself; it is logged and kept as any other
  *
- * A long <op> has "progress" while it runs; that of vm.create and vm.start is {"phase":"disk|network|boot|agent","name"},
+ * A long <op> has "progress" while it runs; that of vm.create and vm.start is {"phase":"disk|network|boot|agent","name"} (of
+ * vm.run also "command"),
  * that of a pull is
  *   {"phase":"resolving|fetching|unpacking|finishing","digest"?,"fetched":BYTES,"total":BYTES,"members","content":BYTES,
  *    "layers":[{"digest","size","fetched","state":"waiting|fetching|held|fetched|reused"}]}

@@ -3,6 +3,10 @@
  * See config.h. A document is sent once for what was written: a second close of a duplicated
  * descriptor has nothing to send. What was refused stays in the handle, so a program that ignores
  * close() finds its words in last-error and nothing half taken over.
+ *
+ * A shell's `echo … > image.json` opens with O_TRUNC, duplicates the descriptor and closes the first before a word
+ * is written. Such a close fails (who ignores it is a shell), but whether it was the last word is known at the
+ * RELEASE only: until then the empty document is nobody's error.
  */
 #include "config.h"
 #include <string.h>
@@ -16,6 +20,8 @@ struct config_handle {
 	char *buf; /* CONFIG_DOCUMENT_MAX bytes */
 	size_t len;
 	bool dirty;
+	bool emptied;       /* by the open, and nothing was written since */
+	struct fuse_ctx by; /* who closed it so; pid 0: nobody yet */
 };
 
 int config_open(struct fs *fs, const struct fuse_ctx *who, uint64_t node, bool truncate,
@@ -42,8 +48,7 @@ int config_open(struct fs *fs, const struct fuse_ctx *who, uint64_t node, bool t
 	if (len > 0)
 		memcpy(c->buf, text, len);
 	c->len = len;
-	/* Emptied by the open: if nothing is written then, that is no document. */
-	c->dirty = truncate;
+	c->dirty = c->emptied = truncate;
 	*ret = &c->h;
 	return 0;
 }
@@ -51,6 +56,16 @@ int config_open(struct fs *fs, const struct fuse_ctx *who, uint64_t node, bool t
 static struct config_handle *of(struct handle *h)
 {
 	return (struct config_handle *)h;
+}
+
+void config_released(struct fs *fs, struct handle *h)
+{
+	struct config_handle *c = of(h);
+
+	if (c->emptied && c->by.pid)
+		attempt_refused(fs, &c->by, BANGER_METHOD_IMAGE_CONFIGURE, c->node, NULL,
+			BANGER_BAD_REQUEST,
+			"image.json was emptied and nothing was written to it: it stays as it was");
 }
 
 void config_close(struct fs *fs, struct handle *h)
@@ -90,6 +105,7 @@ static int resize(struct config_handle *c, size_t len)
 		memset(c->buf + c->len, 0, len - c->len);
 	c->len = len;
 	c->dirty = true;
+	c->emptied = false;
 	return 0;
 }
 
@@ -104,6 +120,7 @@ void config_write(struct handle *h, fuse_req_t req, const char *buf, size_t size
 	if (r == 0) {
 		memcpy(c->buf + off, buf, size);
 		c->dirty = true;
+		c->emptied = false;
 	}
 	pthread_mutex_unlock(&c->lock);
 	if (r < 0)
@@ -168,6 +185,19 @@ static int configure(struct change *c, uint64_t image, const char *text, size_t 
 	return attempt_change(a, BANGER_METHOD_IMAGE_CONFIGURE, TAKE_PTR(params), false, NULL);
 }
 
+/* Nothing was written yet, and perhaps nothing will be. */
+static bool flush_emptied(struct change *c, struct config_handle *h)
+{
+	pthread_mutex_lock(&h->lock);
+	bool emptied = h->emptied;
+	if (emptied)
+		h->by = c->who;
+	pthread_mutex_unlock(&h->lock);
+	if (emptied)
+		fuse_reply_err(c->req, EINVAL);
+	return emptied;
+}
+
 void config_flush(struct change *c)
 {
 	struct config_handle *h = of(handle_of(&c->fi));
@@ -175,6 +205,8 @@ void config_flush(struct change *c)
 	size_t len = 0;
 	bool dirty;
 
+	if (flush_emptied(c, h))
+		return;
 	change_begin(c, BANGER_METHOD_IMAGE_CONFIGURE);
 	pthread_mutex_lock(&h->lock);
 	dirty = h->dirty;

@@ -29,6 +29,8 @@ size_t config_size(struct handle *h);
 /* Flush, fsync: send the document if something was written since it was last sent. Blocks: a change
  * (change.h), which it answers. */
 void config_flush(struct change *c);
+/* Nobody has it open any more: says so if it was emptied for good. Before config_close(). */
+void config_released(struct fs *fs, struct handle *h);
 /* Is there something to send? If not, a flush needs no change. */
 bool config_dirty(struct handle *h);
 

@@ -328,7 +328,11 @@ static void ops_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_
 
 static void ops_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	handle_close(fs_of(req), req, handle_of(fi));
+	struct handle *h = handle_of(fi);
+
+	if (h->kind == HANDLE_CONFIG)
+		config_released(fs_of(req), h);
+	handle_close(fs_of(req), req, h);
 	fuse_reply_err(req, 0);
 }
 

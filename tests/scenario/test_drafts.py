@@ -329,13 +329,22 @@ def test_image_json_that_is_none(mnt, draft, bad):
     assert (draft / 'image.json').read_text() == before
 
 
-def test_image_json_by_tools(draft):
+def test_image_json_emptied(mnt, draft):
+    """Known to be no document when the last descriptor is closed."""
+    assert configure(draft, {'cmd': ['kept']}) == ''
+    assert configure(draft, b'') == 'EINVAL'
+    until(lambda: 'nothing was written to it' in mnt.last_error(), 'the record')
+    assert json.loads((draft / 'image.json').read_text())['config'] == {'cmd': ['kept']}
+
+
+def test_image_json_by_tools(mnt, draft):
     """A shell redirection, sed -i and rsync (a temporary file and a rename), truncation."""
     run('sh', '-c', f'echo \'{{"cmd":["a"]}}\' > {draft}/image.json')
     assert json.loads((draft / 'image.json').read_text())['config'] == {'cmd': ['a']}
     run('sed', '-i', 's/"a"/"b"/', draft / 'image.json')
     assert json.loads((draft / 'image.json').read_text())['config'] == {'cmd': ['b']}
     assert os.listdir(draft) == ['image.json']
+    assert mnt.last_error() == ''  # the shell's first close came before its first word
     (draft / 'new').write_text('{"cmd":["c"]}')
     os.rename(draft / 'new', draft / 'image.json')
     assert json.loads((draft / 'image.json').read_text())['config'] == {'cmd': ['c']}

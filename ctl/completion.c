@@ -20,7 +20,7 @@ struct typed {
 	const struct cli_command *command;
 	const struct cli_option *pending; /* its value is what comes next */
 	size_t n_args;
-	bool rest; /* after "--" */
+	bool rest; /* after "--", or in the command that is to be run */
 	const char *socket, *config;
 };
 
@@ -87,9 +87,21 @@ static void take_command(struct typed *t, const char *word)
 			t->command = cli_command_find(g->commands, word);
 }
 
+static size_t count_arguments(const struct cli_command *command)
+{
+	size_t n = 0;
+
+	for (const struct cli_argument *a = command->arguments; a && a->name; a++)
+		n++;
+	return n;
+}
+
 static void take_word(struct typed *t, const char *word)
 {
 	const struct cli_option *o = NULL;
+
+	if (t->rest)
+		return;
 
 	/* bash parts "--name=x" into three words. */
 	if (t->pending && strcmp(word, "=") == 0)
@@ -108,6 +120,7 @@ static void take_word(struct typed *t, const char *word)
 		t->pending = last_letter(t, word + 1);
 	} else if (t->command) {
 		t->n_args++;
+		t->rest = t->command->rest_plain && t->n_args > count_arguments(t->command);
 	} else {
 		take_command(t, word);
 	}
@@ -172,6 +185,25 @@ static void offer_kernels(const struct offer *o, struct ctl *c)
 	}
 }
 
+/* after: what stands behind the name, such as ":" where a path follows. */
+static void offer_vms(const struct offer *o, struct ctl *c, const char *after)
+{
+	_cleanup_json_ struct json_object *result = NULL;
+	char word[BANGER_NAME_MAX + 2];
+
+	if (ask(o->typed, c, BANGER_METHOD_VM_LS, NULL, &result) < 0)
+		return;
+	for (size_t i = 0; i < ctl_json_count(result, "vms"); i++) {
+		struct json_object *vm = ctl_json_at(result, "vms", i);
+		const char *name = banger_json_str(vm, "name");
+
+		if (!name || !banger_name_valid(name))
+			continue;
+		snprintf(word, sizeof(word), "%s%s", name, after);
+		offer(o, word, banger_json_str(vm, "state"));
+	}
+}
+
 static void offer_operations(const struct offer *o, struct ctl *c)
 {
 	_cleanup_json_ struct json_object *params = json_object_new_object(), *result = NULL;
@@ -197,6 +229,8 @@ static void offer_names(const struct offer *o, enum cli_words words)
 		offer_kernels(o, &c);
 	else if (words == CLI_OPERATIONS)
 		offer_operations(o, &c);
+	else if (words == CLI_VMS || words == CLI_COPIED)
+		offer_vms(o, &c, words == CLI_COPIED ? ":" : "");
 	else
 		offer_images(o, &c,
 			words == CLI_DRAFTS      ? "draft"
@@ -226,6 +260,12 @@ static void offer_words(const struct offer *o, enum cli_words words, const char 
 {
 	if (words == CLI_FILES || words == CLI_DIRECTORIES) {
 		fputs(words == CLI_FILES ? ":files\n" : ":directories\n", o->f);
+		return;
+	}
+	if (words == CLI_COPIED) {
+		fputs(":files\n", o->f);
+		if (!strpbrk(o->begins, "/:"))
+			offer_names(o, words);
 		return;
 	}
 	open_words(o);
@@ -308,6 +348,10 @@ static const char bash_script[] =
 	"	:files)\n"
 	"		compopt -o filenames\n"
 	"		mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+	"		for line in \"${lines[@]:1}\"; do\n"
+	"			COMPREPLY+=(\"${line%%$'\\t'*}\")\n"
+	"			compopt -o nospace\n"
+	"		done\n"
 	"		;;\n"
 	"	:directories)\n"
 	"		compopt -o filenames\n"
@@ -332,7 +376,11 @@ static const char zsh_script[] =
 	"	local line\n"
 	"	lines=(\"${(@f)$($words[1] --complete \"${(@)words[2,CURRENT]}\" 2>/dev/null)}\")\n"
 	"	case $lines[1] in\n"
-	"	:files) _files ;;\n"
+	"	:files)\n"
+	"		offers=(${(@)lines[2,-1]%%$'\\t'*})\n"
+	"		(( $#offers )) && compadd -S '' -- $offers\n"
+	"		_files\n"
+	"		;;\n"
 	"	:directories) _files -/ ;;\n"
 	"	:words)\n"
 	"		for line in \"${(@)lines[2,-1]}\"; do\n"
@@ -356,6 +404,7 @@ static const char fish_script[] =
 	"	switch \"$lines[1]\"\n"
 	"		case ':files'\n"
 	"			__fish_complete_path (commandline -ct)\n"
+	"			test (count $lines) -gt 1; and printf '%s\\n' $lines[2..-1]\n"
 	"		case ':directories'\n"
 	"			__fish_complete_directories (commandline -ct)\n"
 	"		case ':words'\n"

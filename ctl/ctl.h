@@ -6,6 +6,7 @@
 #ifndef BANGER_CTL_H
 #define BANGER_CTL_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <banger/client.h>
 #include <banger/paths.h>
@@ -57,6 +58,14 @@ struct ctl_work {
 int ctl_call_long(struct ctl *c, const struct ctl_work *w, const char *method,
 	struct json_object *params, const int *fds, size_t nfds, struct json_object **ret,
 	struct banger_error *err);
+
+/* Ask for the cancellation of an operation of ours that runs, over a connection of its own. */
+int ctl_cancel(struct ctl *c, const char *op_id);
+/* The signals that mean "stop", without those that we were started to ignore. */
+void ctl_stop_signals(sigset_t *set);
+/* A call on the connection there is; notes whether that was lost. params: taken. */
+int ctl_call_fds(struct ctl *c, const char *method, struct json_object *params, const int *fds,
+	size_t nfds, struct json_object **ret, struct banger_error *err);
 
 /* ---- json.c: documents on standard output */
 

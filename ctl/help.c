@@ -98,8 +98,10 @@ void help_synopsis(FILE *f, const struct cli_group *group, const struct cli_comm
 	for (const struct cli_argument *a = command->arguments; a && a->name; a++)
 		fprintf(f, " %s%s%s%s", a->optional ? "[" : "", a->name, a->many ? "..." : "",
 			a->optional ? "]" : "");
-	if (command->rest)
-		fprintf(f, " [-- %s]", command->rest);
+	if (command->rest && command->rest_required)
+		fprintf(f, " %s", command->rest);
+	else if (command->rest)
+		fprintf(f, " [%s%s]", command->rest_plain ? "" : "-- ", command->rest);
 }
 
 static void help_command(FILE *f, const struct cli_group *group, const struct cli_command *c)
@@ -153,7 +155,8 @@ static void help_program(FILE *f)
 		list_commands(f, g);
 	}
 	print_options(f, "Global options (before or after the command)", cli_globals);
-	fputs("\nExit status: 0 done, 1 refused or failed, 2 usage, 3 bangerd cannot be reached.\n"
+	fputs("\nExit status: 0 done, 1 refused or failed, 2 usage, 3 bangerd cannot be reached;\n"
+	      "of vm run, exec and shell that of the command, 125 if banger itself failed.\n"
 	      "\"banger-ctl COMMAND --help\" says more of a command.\n",
 		f);
 }

@@ -22,8 +22,8 @@ void man_print(FILE *f);
 
 /* A script for the shell ("bash", "zsh", "fish"); -EINVAL for another. */
 int completion_script(FILE *f, const char *shell);
-/* What can stand where the last word does: first a line ":words", ":files" or ":directories", then
- * a line "WORD\tWHAT IT IS" for each that begins with it. argv: the words after the program's name.
+/* What can stand where the last word does: first a line ":words", ":files" (and also the words that follow) or
+ * ":directories", then a line "WORD\tWHAT IT IS" for each that begins with it. argv: the words after the program's name.
  */
 void completion_print(FILE *f, int argc, char **argv);
 

@@ -130,9 +130,9 @@ static const char *const statuses[][2] = {
 	      "op_id."},
 	{"2", "Usage: the command line is not one."},
 	{"3", "The daemon cannot be reached."},
-	{"any, 125", "\"vm run\" exits as the command in the VM did (128 and the signal's number "
-		     "if one killed it), "
-		     "and with 125 where banger itself failed."},
+	{"any, 125", "\"vm run\", \"vm exec\" and \"vm shell\" exit as the command in the VM did "
+		     "(128 and the signal's number if one killed it), and with 125 where banger "
+		     "itself failed."},
 	{NULL},
 };
 
@@ -156,7 +156,7 @@ void man_print(FILE *f)
 	put(f, "banger keeps VM images as directories. bangerd owns the registry; banger-ctl asks "
 	       "it, over its "
 	       "Unix socket, to register, publish, browse, boot and delete images.\n");
-	put_paragraphs(f, "Images, drafts and kernels are named by their exact name, else their "
+	put_paragraphs(f, "Images, drafts, kernels and VMs are named by their exact name, else their "
 			  "exact id, else a prefix "
 			  "of an id or a name that only one has. Where a draft and a published "
 			  "image have one name, "

@@ -236,10 +236,33 @@ static int read_command(struct parser *p, const char *word)
 	return unknown_command(p, word);
 }
 
+/* Everything from argv[at] on. */
+static void take_rest(struct parser *p, int at)
+{
+	p->in->rest = (const char *const *)p->argv + at;
+	p->in->n_rest = (size_t)(p->argc - at);
+	p->i = p->argc;
+}
+
+/* Are all arguments there, so that this word is of the command's rest? */
+static bool rest_begins(const struct parser *p)
+{
+	const struct cli_command *command = p->in->command;
+	size_t n = 0;
+
+	for (const struct cli_argument *a = command->arguments; a && a->name; a++)
+		n++;
+	return command->rest_plain && p->in->n_args == n;
+}
+
 static int read_word(struct parser *p, const char *word)
 {
 	if (!p->in->command)
 		return read_command(p, word);
+	if (rest_begins(p)) {
+		take_rest(p, p->i);
+		return 0;
+	}
 	p->in->args[p->in->n_args++] = word;
 	return 0;
 }
@@ -249,9 +272,7 @@ static int read_word(struct parser *p, const char *word)
 static int read_rest(struct parser *p)
 {
 	if (p->in->command && p->in->command->rest) {
-		p->in->rest = (const char *const *)p->argv + p->i + 1;
-		p->in->n_rest = (size_t)(p->argc - p->i - 1);
-		p->i = p->argc;
+		take_rest(p, p->i + 1);
 		return 0;
 	}
 	for (p->i++; p->i < p->argc; p->i++) {
@@ -300,6 +321,8 @@ static int check_complete(struct parser *p)
 		return p->in->group ? refuse(p, "%s needs a command", p->in->group->name)
 				    : refuse(p, "a command is needed");
 	int r = check_arguments(p);
+	if (r == 0 && p->in->command->rest_required && p->in->n_rest == 0)
+		r = refuse(p, "%s is missing", p->in->command->rest);
 	if (r < 0)
 		return r;
 	for (const struct cli_option *o = p->in->command->options; o && o->name; o++)

@@ -20,7 +20,7 @@ struct cli_invocation {
 	const struct cli_command *command; /* NULL: none was named */
 	const char **args;
 	size_t n_args;
-	const char *const *rest; /* after "--", borrowed from argv */
+	const char *const *rest; /* after "--" or the last argument, borrowed from argv */
 	size_t n_rest;
 	struct cli_value *values; /* in the order given */
 	size_t n_values;

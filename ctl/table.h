@@ -36,6 +36,8 @@ enum cli_words {
 	CLI_PUBLISHED,
 	CLI_KERNELS,
 	CLI_OPERATIONS,
+	CLI_VMS,
+	CLI_COPIED, /* files, or VM:PATH */
 	CLI_COMMANDS, /* banger-ctl's own */
 };
 
@@ -74,7 +76,10 @@ struct cli_command {
 	const char *about; /* paragraphs, parted by "\n\n"; may be NULL */
 	const struct cli_argument *arguments;
 	const struct cli_option *options;
-	const char *rest, *rest_help; /* what stands after "--"; NULL: nothing does */
+	/* What stands after "--", or with rest_plain also without it: from the first word that is no argument on, be they
+	 * options or not. NULL: nothing does. */
+	const char *rest, *rest_help;
+	bool rest_plain, rest_required;
 	const struct cli_example *examples;
 	cli_handler *handler;
 	bool changes;       /* asks for a change, so that a lost connection leaves a doubt */

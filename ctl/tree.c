@@ -36,7 +36,9 @@ struct tree_stream {
 	int root, out; /* owned by the thread once it runs */
 	char *name;
 	banger_op_id op; /* that the thread works for */
-	bool one_filesystem;
+	bool one_filesystem, roots; /* roots: owners are left out for root */
+	bool part;		    /* with: */
+	char *part_name, *part_as;
 	dev_t device;
 	_Atomic int64_t bytes;
 	size_t skipped;
@@ -45,7 +47,7 @@ struct tree_stream {
 	char *buffer;
 	const char *zeros; /* never written, so it takes no memory */
 	char *path;        /* of the entry at hand, relative to the tree: "usr/bin/env" */
-	size_t path_len, path_space;
+	size_t path_len, path_space, path_as; /* path_as: of it, what is the name in the stream alone */
 	bool reader_gone; /* what is written goes nowhere */
 	bool ended;       /* nothing is to be written any more */
 	struct banger_error err;
@@ -61,8 +63,10 @@ static const char *show_path(struct tree_stream *s)
 {
 	static __thread char shown[600];
 
-	snprintf(shown, sizeof(shown), "%s%s%s", s->name, s->path_len ? "/" : "",
-		s->path_len ? s->path : "");
+	bool below = s->path_len > s->path_as;
+
+	snprintf(shown, sizeof(shown), "%s%s%s", s->name, below && !s->path_as ? "/" : "",
+		below ? s->path + s->path_as : "");
 	return shown;
 }
 
@@ -208,6 +212,10 @@ static int fill_entry(struct tree_stream *s, struct archive_entry *entry, int fd
 	archive_entry_unset_atime(entry);
 	archive_entry_unset_ctime(entry);
 	archive_entry_unset_birthtime(entry);
+	if (s->roots) {
+		archive_entry_set_uid(entry, 0);
+		archive_entry_set_gid(entry, 0);
+	}
 	archive_entry_set_uname(entry, NULL);
 	archive_entry_set_gname(entry, NULL);
 	return S_ISREG(st->st_mode) ? note_holes(s, fd, entry, st->st_size) : 0;
@@ -337,21 +345,38 @@ static int walk(struct tree_stream *s, int dir)
 	return r;
 }
 
+/* What is in the root. */
+static int walk_root(struct tree_stream *s)
+{
+	int dir = fcntl(s->root, F_DUPFD_CLOEXEC, 3);
+
+	return dir < 0 ? fail_errno(s, errno, "cannot open it") : walk(s, dir);
+}
+
 static int whole_tree(struct tree_stream *s)
 {
 	struct stat st;
-	int dir;
 
 	if (fstat(s->root, &st) < 0)
 		return fail_errno(s, errno, "cannot look at it");
 	s->device = st.st_dev;
 	int r = put_entry(s, s->root, s->root, ".", &st);
-	if (r < 0)
-		return r;
-	dir = fcntl(s->root, F_DUPFD_CLOEXEC, 3);
-	if (dir < 0)
-		return fail_errno(s, errno, "cannot open it");
-	r = walk(s, dir);
+	return r < 0 ? r : walk_root(s);
+}
+
+static int part_of_tree(struct tree_stream *s)
+{
+	if (!s->part_name)
+		return walk_root(s);
+	int r = path_push(s, s->part_as);
+	s->path_as = s->path_len;
+	return r < 0 ? r : visit(s, s->root, s->part_name);
+}
+
+static int all(struct tree_stream *s)
+{
+	int r = s->part ? part_of_tree(s) : whole_tree(s);
+
 	if (r == 0 && archive_write_close(s->tar) != ARCHIVE_OK)
 		r = fail_tar(s, "cannot end the tar stream");
 	return r;
@@ -398,7 +423,7 @@ static void *make_stream(void *arg)
 	struct tree_stream *s = arg;
 	_cleanup_op_ banger_op_id saved = banger_op_enter(s->op.s);
 
-	s->result = whole_tree(s);
+	s->result = all(s);
 	s->ended = true;
 	if (s->result < 0 && !s->reader_gone)
 		spoil(s);
@@ -427,6 +452,8 @@ static void tree_stream_freep(struct tree_stream **p)
 	free(s->buffer);
 	free(s->path);
 	free(s->name);
+	free(s->part_name);
+	free(s->part_as);
 	free(s);
 	*p = NULL;
 }
@@ -474,18 +501,15 @@ static int start_thread(struct tree_stream *s)
 	return -e;
 }
 
-int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct tree_stream **ret,
-	int *ret_fd, struct banger_error *err)
+static struct tree_stream *stream_new(int dir_fd, const char *name)
 {
 	_cleanup_(tree_stream_freep) struct tree_stream *s = calloc(1, sizeof(*s));
-	_cleanup_close_ int dir = dir_fd, in = -1;
-	int ends[2];
+	_cleanup_close_ int dir = dir_fd;
 
 	if (!s)
-		return banger_error_oom(err);
+		return NULL;
 	s->out = -1;
 	s->root = TAKE_FD(dir);
-	s->one_filesystem = one_filesystem;
 	if (banger_op_current())
 		snprintf(s->op.s, sizeof(s->op.s), "%s", banger_op_current());
 	s->name = strdup(name);
@@ -494,6 +518,19 @@ int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct 
 		mmap(NULL, ZEROS, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	s->zeros = zeros == MAP_FAILED ? NULL : zeros;
 	if (!s->name || !s->buffer || !s->zeros || open_archives(s) < 0)
+		return NULL;
+	return TAKE_PTR(s);
+}
+
+/* s is taken over; NULL: no memory. */
+static int stream_run(
+	struct tree_stream *stream, struct tree_stream **ret, int *ret_fd, struct banger_error *err)
+{
+	_cleanup_(tree_stream_freep) struct tree_stream *s = stream;
+	_cleanup_close_ int in = -1;
+	int ends[2];
+
+	if (!s)
 		return banger_error_oom(err);
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return banger_error_set_errno(err, errno, "cannot make a pipe");
@@ -507,6 +544,30 @@ int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct 
 	*ret = TAKE_PTR(s);
 	*ret_fd = TAKE_FD(in);
 	return 0;
+}
+
+int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct tree_stream **ret,
+	int *ret_fd, struct banger_error *err)
+{
+	struct tree_stream *s = stream_new(dir_fd, name);
+
+	if (s)
+		s->one_filesystem = one_filesystem;
+	return stream_run(s, ret, ret_fd, err);
+}
+
+int tree_stream_part(
+	const struct tree_part *part, struct tree_stream **ret, int *ret_fd, struct banger_error *err)
+{
+	_cleanup_(tree_stream_freep) struct tree_stream *s = stream_new(part->dir_fd, part->shown);
+
+	if (!s)
+		return banger_error_oom(err);
+	s->part = true;
+	s->roots = !part->keep_owners;
+	if (part->name && (!(s->part_name = strdup(part->name)) || !(s->part_as = strdup(part->as))))
+		return banger_error_oom(err);
+	return stream_run(TAKE_PTR(s), ret, ret_fd, err);
 }
 
 int tree_stream_finish(struct tree_stream **p, struct banger_error *err)

@@ -37,8 +37,8 @@ struct watcher {
 	int signal; /* the first that came */
 };
 
-/* Ask for the cancellation under an op_id of its own: ours is the one that runs. */
-static int cancel_operation(const struct watcher *w)
+/* Under an op_id of its own: ours is the one that runs. */
+int ctl_cancel(struct ctl *c, const char *op_id)
 {
 	_cleanup_client_ struct banger_client *client = NULL;
 	_cleanup_json_ struct json_object *params = NULL;
@@ -46,9 +46,9 @@ static int cancel_operation(const struct watcher *w)
 
 	const struct timeval patience = {.tv_sec = 3};
 
-	int r = ctl_params(&params, NULL, "op_id", w->op.s, NULL);
+	int r = ctl_params(&params, NULL, "op_id", op_id, NULL);
 	if (r == 0)
-		r = banger_client_connect(w->c->config.socket, &client, NULL);
+		r = banger_client_connect(c->config.socket, &client, NULL);
 	if (r < 0)
 		return r;
 	(void)setsockopt(
@@ -92,7 +92,7 @@ static void take_signal(struct watcher *w)
 	bool again = w->signal != 0;
 	if (!again)
 		w->signal = (int)info.ssi_signo;
-	if (again || cancel_operation(w) < 0)
+	if (again || ctl_cancel(w->c, w->op.s) < 0)
 		banger_client_shutdown(w->c->client);
 }
 
@@ -120,8 +120,7 @@ static void *watch(void *arg)
 	return NULL;
 }
 
-/* The signals that mean stop, without those that we were started to ignore. */
-static void stop_signals(sigset_t *set)
+void ctl_stop_signals(sigset_t *set)
 {
 	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
 
@@ -134,7 +133,7 @@ static void stop_signals(sigset_t *set)
 	}
 }
 
-static int call(struct ctl *c, const char *method, struct json_object *params, const int *fds,
+int ctl_call_fds(struct ctl *c, const char *method, struct json_object *params, const int *fds,
 	size_t nfds, struct json_object **ret, struct banger_error *err)
 {
 	int r = banger_client_call_fds(c->client, method, params, fds, nfds, ret, NULL, NULL, err);
@@ -153,7 +152,7 @@ static int watched_call(struct watcher *w, const char *method, struct json_objec
 	int e = pthread_create(&thread, NULL, watch, w);
 	if (e)
 		return banger_error_set_errno(err, e, "cannot start a thread");
-	int r = call(w->c, method, TAKE_PTR(owned), fds, nfds, ret, err);
+	int r = ctl_call_fds(w->c, method, TAKE_PTR(owned), fds, nfds, ret, err);
 	(void)eventfd_write(w->done, 1);
 	pthread_join(thread, NULL);
 	if (r < 0 && w->signal) {
@@ -177,7 +176,7 @@ int ctl_call_long(struct ctl *c, const struct ctl_work *work, const char *method
 	int r = ctl_connect(c, err);
 	if (r < 0)
 		return r;
-	stop_signals(&stop);
+	ctl_stop_signals(&stop);
 	pthread_sigmask(SIG_BLOCK, &stop, &before);
 	signals = signalfd(-1, &stop, SFD_CLOEXEC);
 	done = eventfd(0, EFD_CLOEXEC);

@@ -13,12 +13,10 @@ enum { KEY_ALLOW_OTHER };
 		template, offsetof(struct options, member), 1                                      \
 	}
 
+/* libfuse takes "--socket=PATH" for "--socket %s" as well, and "=PATH" is what it gives then (strip_equals()). */
 static const struct fuse_opt specification[] = {
-	OURS("--socket=%s", socket),
 	OURS("--socket %s", socket),
-	OURS("--config=%s", config),
 	OURS("--config %s", config),
-	OURS("--log=%s", log),
 	OURS("--log %s", log),
 	OURS("--vm=%s", vm),
 	OURS("--ready-fd=%d", ready_fd),
@@ -52,6 +50,12 @@ static void print_help(void)
 	       "FUSE options:\n");
 	fuse_cmdline_help();
 	fuse_lowlevel_help();
+}
+
+static void strip_equals(char *value)
+{
+	if (value && *value == '=')
+		memmove(value, value + 1, strlen(value));
 }
 
 /* The mount point itself is not touched: a server that died may have left a mount there. */
@@ -123,6 +127,9 @@ int options_parse(int argc, char **argv, struct options *ret)
 		options_done(&o);
 		return 2;
 	}
+	strip_equals(o.socket);
+	strip_equals(o.config);
+	strip_equals(o.log);
 	int status = finish(&o, &f);
 	free(f.mountpoint);
 	if (status >= 0) {

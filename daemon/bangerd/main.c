@@ -239,6 +239,13 @@ static int make_services(struct daemon *d, struct banger_error *err)
 	return r;
 }
 
+static bool find_vm(void *arg, struct rpc_peer *peer)
+{
+	struct daemon *d = arg;
+
+	return vm_service_find_client(d->api.vms, peer->pid, peer->vm, &peer->vm_changes);
+}
+
 static int recover(struct daemon *d, struct banger_error *err)
 {
 	int r = kernel_service_recover(d->api.kernels, err);
@@ -296,6 +303,8 @@ static int make(struct daemon *d, struct banger_error *err)
 		.methods = d->methods,
 		.ctx = a,
 		.operations = a->operations,
+		.find_vm = find_vm,
+		.find_vm_arg = d,
 	};
 	return rpc_server_new(&options, &a->server, err);
 }

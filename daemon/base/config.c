@@ -43,6 +43,7 @@ static const struct setting settings[] = {
 	S(default_kernel, NULL, NULL),
 	S(accel, NULL, "auto|kvm|tcg"),
 	S(qemu, "BANGER_QEMU", NULL),
+	S(virtiofsd, "BANGER_VIRTIOFSD", NULL),
 	S(socket_group, NULL, NULL),
 	S(bridge_subnet, NULL, NULL),
 	N("helper_uid", helper_uid, 0, 0, UINT32_MAX - 1),

@@ -88,6 +88,8 @@ static int add_shape(struct json_object *o, const struct banger_vm *v)
 		banger_json_add_str(o, "work_disk", banger_vm_works[v->work_disk]) < 0 ||
 		banger_json_add_str(o, "network", banger_vm_networks[v->network]) < 0 ||
 		banger_json_add_str(o, "registry", banger_vm_registries[v->registry]) < 0 ||
+		banger_json_add_str(
+			o, "registry_lost", v->registry_lost[0] ? v->registry_lost : NULL) < 0 ||
 		banger_json_add_str(o, "accel", v->accel) < 0 ||
 		banger_json_add_str(o, "init", v->init ? "image" : "agent") < 0)
 		return -ENOMEM;

@@ -31,6 +31,7 @@ struct boot {
 	struct publish publish;
 	struct vm_net net; /* on a bridge */
 	struct disks disks;
+	int files_fd, held_fd; /* of the registry inside */
 	int kernel_fd, initrd_fd;
 	enum vm_accel accel;
 	char append[640];
@@ -40,6 +41,8 @@ static void boot_done(struct boot *b)
 {
 	disks_done(&b->disks);
 	vm_net_done(&b->net);
+	banger_closep(&b->files_fd);
+	banger_closep(&b->held_fd);
 	banger_closep(&b->kernel_fd);
 	banger_closep(&b->initrd_fd);
 	banger_vm_done(&b->row);
@@ -75,9 +78,6 @@ static int open_parts(struct boot *b, struct banger_error *err)
 
 static int make_network(struct boot *b, struct banger_error *err)
 {
-	if (b->row.registry != BANGER_REGISTRY_NONE)
-		return banger_error_set(err, BANGER_UNSUPPORTED,
-			"the registry cannot be shared with VMs here: there is no virtiofsd");
 	int r = publish_from_text(b->row.publish, &b->publish, err);
 	if (r == 0 && b->row.network == BANGER_NETWORK_USER)
 		r = publish_check(&b->publish, err);
@@ -131,6 +131,8 @@ static void make_append(struct boot *b)
 		add_word(b, " banger.ip=10.0.2.15/24,10.0.2.2,10.0.2.3");
 	if (b->net.tap_fd >= 0)
 		add_word(b, " banger.ip=%s", b->net.ip);
+	if (b->row.registry != BANGER_REGISTRY_NONE)
+		add_word(b, " banger.registry=%s", banger_vm_registries[b->row.registry]);
 }
 
 static void note_start(void *arg, struct banger_vm *row)
@@ -177,6 +179,10 @@ static int start_vmm(struct boot *b, struct vmm *ret, struct banger_error *err)
 		.tied = b->row.transient,
 		.network = b->row.network != BANGER_NETWORK_NONE,
 		.tap_fd = b->net.tap_fd,
+		.files = b->files_fd >= 0,
+		.tag = REGISTRY_TAG,
+		.files_fd = b->files_fd,
+		.held_fd = b->held_fd,
 		.publish = b->publish.v,
 		.n_publish = b->publish.n,
 		.born = on_born,
@@ -193,6 +199,14 @@ static int start_vmm(struct boot *b, struct vmm *ret, struct banger_error *err)
 			KV_S("kernel", b->kernel.name), KV_S("accel", vm_accel_name(b->accel)),
 			KV_I("pid", ret->pid), KV_S("disk", b->row.overlay ? "overlay" : "clone"));
 	return r;
+}
+
+/* The VMM alone holds them, so that their end is its end. */
+static void leave_files(struct boot *b)
+{
+	banger_closep(&b->files_fd);
+	banger_closep(&b->held_fd);
+	b->files_fd = b->held_fd = -1;
 }
 
 int vm_attach(struct vm *vm, const struct vmm *vmm, bool found, struct machine **ret,
@@ -273,6 +287,8 @@ static int wait_agent(
 int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error *err)
 {
 	_cleanup_(boot_done) struct boot b = {.vm = vm,
+		.files_fd = -1,
+		.held_fd = -1,
 		.kernel_fd = -1,
 		.initrd_fd = -1,
 		.net = VM_NET_NONE,
@@ -291,13 +307,19 @@ int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error
 		r = open_parts(&b, err);
 	if (r == 0)
 		r = operation_check_cancelled(op, err);
+	if (r == 0 && b.row.registry != BANGER_REGISTRY_NONE)
+		r = vm_sharing_start(vm, b.row.registry == BANGER_REGISTRY_RW,
+			operation_cancel_fd(op), &b.files_fd, &b.held_fd, err);
 	if (r < 0)
 		return r;
 	make_append(&b);
 	vm_progress(op, "boot", b.row.name);
 	r = start_vmm(&b, &vmm, err);
+	leave_files(&b);
 	if (r == 0)
 		r = vm_attach(vm, &vmm, false, &m, err);
+	if (r < 0)
+		vm_sharing_end(vm);
 	if (r < 0 && vm_state(vm) == BANGER_VM_STARTING)
 		vm_transition(vm, BANGER_VM_FAILED, NULL, NULL, NULL);
 	if (r < 0 || early)

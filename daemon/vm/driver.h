@@ -49,6 +49,10 @@ struct vmm_spec {
 	char mac[18];             /* of the network device; "": the VMM's default */
 	const struct vmm_publish *publish;
 	size_t n_publish;
+	bool files;    /* a virtiofs device: */
+	const char *tag;
+	int files_fd;  /* a connection to a vhost-user backend; the VMM starts talking */
+	int held_fd;   /* stays open for as long as the VMM runs, and is not used; -1: none */
 	/* Told of the new process before it does anything. An error, or the daemon's death, ends it at once: so
 	 * what this does (the store) is always done for a VMM that runs. NULL: nobody is. */
 	int (*born)(void *arg, pid_t pid, struct banger_error *err);

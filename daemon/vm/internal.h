@@ -14,6 +14,7 @@
 #include "vm/accel.h"
 #include "vm/machine.h"
 #include "vm/publish.h"
+#include "vm/registry.h"
 #include "vm/service.h"
 #include "vm/states.h"
 
@@ -36,6 +37,7 @@ struct vm {
 	char *fail_why;                     /* the VMM is being ended because of this; owned */
 	bool agent;                         /* it was ready in this run */
 	struct machine *machine;            /* a reference */
+	struct registry *registry;          /* while it has a VMM that uses it, or is about to; else NULL */
 	unsigned ends;                      /* how many machines of it are over */
 	int dir_fd;                         /* vms/ID, from its creation on; -1 */
 };
@@ -86,6 +88,8 @@ struct machine *vm_machine(struct vm *vm); /* a reference, or NULL */
  * calling thread's op_id becomes the row's. Transient VMs have no row. */
 typedef void vm_change(void *arg, struct banger_vm *row);
 int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, void *arg, struct banger_error *err);
+/* Change something else of the row, in the same way. Watchers are told of `what`. */
+int vm_note(struct vm *vm, vm_change *change, void *arg, const char *what, struct banger_error *err);
 /* Write the row of a new VM; drop that of one that goes. */
 int vm_commit_new(struct vm *vm, struct banger_error *err);
 /* The same for one that has no row: watchers are told. */
@@ -132,6 +136,15 @@ void vm_progress(struct operation *op, const char *phase, const char *name);
 int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error *err);
 /* Watch over a VMM that runs. found: it ran before this daemon did. *ret: a reference; may be NULL. */
 int vm_attach(struct vm *vm, const struct vmm *vmm, bool found, struct machine **ret, struct banger_error *err);
+
+/* ---- sharing.c: the registry inside VMs */
+
+/* Start it, before the VMM: vmm_spec.files_fd and held_fd. vm_sharing_end(): when the VMM has ended, or never began. */
+int vm_sharing_start(struct vm *vm, bool changes, int cancel_fd, int *ret_files, int *ret_held, struct banger_error *err);
+/* Take up that of a VM that was found. */
+void vm_sharing_find(struct vm *vm, bool changes);
+void vm_sharing_end(struct vm *vm);
+void vm_sharing_leave(struct vm *vm); /* without ending it */
 
 /* ---- power.c: ending */
 

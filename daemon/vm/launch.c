@@ -8,8 +8,11 @@
  */
 #include "vm/launch.h"
 #include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -38,6 +41,8 @@ struct child {
 	char *const *env;
 	pid_t parent;
 	int gate[2], in, out;
+	char dir[PATH_MAX];           /* the working directory, as it is called in another namespace too */
+	char uid_map[32], gid_map[32]; /* of a user namespace; "": none is made */
 	int fds[SPAWN_FDS]; /* out of the range that they will have, so that no dup2 hits another's source */
 };
 
@@ -58,6 +63,15 @@ static int lift(int fd)
 
 static int prepare(const struct spawn *s, struct child *c)
 {
+	char link[40];
+
+	if (s->mounts != SPAWN_SHARED && geteuid() != 0) {
+		snprintf(c->uid_map, sizeof(c->uid_map), "0 %u 1", (unsigned)geteuid());
+		snprintf(c->gid_map, sizeof(c->gid_map), "0 %u 1", (unsigned)getegid());
+	}
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", s->dir_fd);
+	ssize_t n = s->dir_fd < 0 ? -1 : readlink(link, c->dir, sizeof(c->dir) - 1);
+	c->dir[n > 0 ? n : 0] = '\0';
 	c->in = open("/dev/null", O_RDWR | O_CLOEXEC);
 	c->out = c->in < 0 ? -1 : lift(s->output_fd >= 0 ? s->output_fd : c->in);
 	if (c->out < 0 || pipe2(c->gate, O_CLOEXEC) < 0)
@@ -78,6 +92,51 @@ static void wait_at_gate(const struct child *c)
 			_exit(127);
 }
 
+static void put_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	size_t n = 0;
+
+	while (text[n])
+		n++;
+	if (fd < 0 || write(fd, text, n) != (ssize_t)n)
+		_exit(SPAWN_NO_NAMESPACE);
+	close(fd);
+}
+
+/* Mounts and unmounts of the host go on to be seen; ours are not seen there. */
+static void leave_mounts(const struct child *c)
+{
+	bool user = c->uid_map[0];
+
+	if (unshare(CLONE_NEWNS | (user ? CLONE_NEWUSER : 0)) < 0)
+		_exit(SPAWN_NO_NAMESPACE);
+	if (user) {
+		put_text("/proc/self/setgroups", "deny");
+		put_text("/proc/self/uid_map", c->uid_map);
+		put_text("/proc/self/gid_map", c->gid_map);
+	}
+	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		_exit(SPAWN_NO_NAMESPACE);
+}
+
+static void enter_mounts(const struct child *c)
+{
+	const struct spawn *s = c->spawn;
+
+	if (s->mounts == SPAWN_SHARED)
+		return;
+	if (s->mounts == SPAWN_PRIVATE)
+		leave_mounts(c);
+	else if (setns(s->with, CLONE_NEWNS | (c->uid_map[0] ? CLONE_NEWUSER : 0)) < 0)
+		_exit(SPAWN_NO_NAMESPACE);
+	/* The directory that we had is the same one as others see it: without what is mounted here. */
+	if (chdir(c->dir) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		_exit(SPAWN_NO_NAMESPACE);
+	if (s->tied && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		_exit(SPAWN_NO_NAMESPACE);
+}
+
 static void become_vmm(const struct child *c)
 {
 	const struct rlimit no_core = {0};
@@ -93,6 +152,7 @@ static void become_vmm(const struct child *c)
 	if ((c->spawn->dir_fd >= 0 ? fchdir(c->spawn->dir_fd) : chdir("/")) < 0 ||
 		dup2(c->in, 0) < 0 || dup2(c->out, 1) < 0 || dup2(c->out, 2) < 0)
 		_exit(127);
+	enter_mounts(c);
 	for (size_t i = 0; i < c->spawn->n_fds; i++)
 		if (c->fds[i] >= 0 && dup2(c->fds[i], SPAWN_FIRST + (int)i) < 0)
 			_exit(127);

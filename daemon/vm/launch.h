@@ -7,7 +7,16 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#define SPAWN_FDS 12
+#define SPAWN_FDS 16
+
+/* In which mount namespace the program runs. */
+enum spawn_mounts {
+	SPAWN_SHARED,	/* the daemon's */
+	SPAWN_PRIVATE,	/* one of its own: what it mounts nobody else sees, and it goes with the last process in it. Who is not
+			   root gets a user namespace too, in which he is root */
+	SPAWN_WITH,	/* that of the process `with` */
+};
+#define SPAWN_NO_NAMESPACE 126 /* it exits with this when it could not get there */
 
 struct spawn {
 	char **argv;
@@ -15,6 +24,8 @@ struct spawn {
 	int output_fd;          /* its stdout and stderr; -1: /dev/null */
 	int fds[SPAWN_FDS];     /* what it gets as SPAWN_FIRST + i; -1: nothing */
 	size_t n_fds;
+	enum spawn_mounts mounts; /* not SPAWN_SHARED: without new privileges, too */
+	int with;               /* pidfd */
 	bool tied;              /* killed when the calling thread ends */
 	int (*born)(void *arg, pid_t pid, struct banger_error *err); /* see vmm_spec.born; may be NULL */
 	void *arg;

@@ -149,8 +149,10 @@ void vm_over(void *arg, const struct machine_end *end)
 	struct vm *vm = arg;
 	struct vm_service *s = vm->service;
 
-	if (end)
+	if (end) {
 		on_end(vm, end);
+		vm_sharing_end(vm);
+	}
 	pthread_mutex_lock(&s->lock);
 	struct machine *m = TAKE_PTR(vm->machine);
 	vm->ends++;

@@ -74,7 +74,9 @@ static void spawn_fds(const struct vmm_spec *s, int port, int control, struct sp
 		ret->fds[QEMU_BASE + i] = s->disks[i].fd < 0 ? -1 : s->disks[i].base_fd;
 	}
 	ret->fds[QEMU_TAP] = s->network ? s->tap_fd : -1;
-	ret->n_fds = QEMU_TAP + 1;
+	ret->fds[QEMU_FILES] = s->files ? s->files_fd : -1;
+	ret->fds[QEMU_HELD] = s->files ? s->held_fd : -1;
+	ret->n_fds = QEMU_HELD + 1;
 }
 
 /* The two ends of the port: QEMU's, and ours. */
@@ -133,8 +135,6 @@ static int qemu_version(
 	return 0;
 }
 
-/* ---- control */
-
 /* Asked once: another QEMU that is installed meanwhile is started in the same way. */
 static int major_version(const struct banger_config *config)
 {
@@ -174,6 +174,8 @@ static int qemu_start(const struct banger_config *config, const struct vmm_spec 
 		*ret = (struct vmm){.pid = pid, .pidfd = pidfd, .port = TAKE_FD(ours)};
 	return r;
 }
+
+/* ---- control */
 
 struct vmm_control {
 	struct qmp *qmp;

@@ -8,7 +8,7 @@
 
 #define QEMU_ARGS 96
 /* Where the child finds its descriptors: SPAWN_FIRST + these. */
-enum qemu_fd { QEMU_PORT, QEMU_CONTROL, QEMU_KERNEL, QEMU_INITRD, QEMU_DISK, QEMU_BASE = QEMU_DISK + 2, QEMU_TAP = QEMU_BASE + 2 };
+enum qemu_fd { QEMU_PORT, QEMU_CONTROL, QEMU_KERNEL, QEMU_INITRD, QEMU_DISK, QEMU_BASE = QEMU_DISK + 2, QEMU_TAP = QEMU_BASE + 2, QEMU_FILES, QEMU_HELD };
 
 /* Sockets in the VM's directory. QEMU is given them open and listening. */
 #define QEMU_PORT_SOCKET "agent.sock"

@@ -36,6 +36,8 @@
 #include "vm/qemu.h"
 #include "vm/tsc.h"
 
+#define FILES_QUEUE 1024 /* requests under way */
+
 void qemu_args_done(struct qemu_args *a)
 {
 	for (size_t i = 0; i < a->n; i++)
@@ -68,13 +70,13 @@ static void add(struct qemu_args *a, const char *fmt, ...)
 		add(a, __VA_ARGS__);                                                               \
 	} while (0)
 
-static void kernel_args(struct qemu_args *a, const struct vmm_spec *s, int version)
-{
 #define QEMU_SHARES_TRANSLATIONS 10 /* the major version */
 
+static void kernel_args(struct qemu_args *a, const struct vmm_spec *s, int version)
+{
+	bool fixed = s->accel == VM_TCG && version < QEMU_SHARES_TRANSLATIONS;
 	char tsc[64] = "";
 	/* Under KVM the kernel is told the rate of its counter. */
-	bool fixed = s->accel == VM_TCG && version < QEMU_SHARES_TRANSLATIONS;
 	int64_t khz = s->accel == VM_TCG ? tsc_khz() : 0;
 
 	if (khz > 0)
@@ -183,7 +185,20 @@ static void network_args(struct qemu_args *a, const struct vmm_spec *s)
 	add2(a, "-device", "virtio-net-device,netdev=net%s%s", s->mac[0] ? ",mac=" : "", s->mac);
 }
 
-int qemu_args_make(const char *program, const struct vmm_spec *s, struct qemu_args *ret)
+/* The memory is a memfd that others can map (machine_args): the backend reads requests there, in the form that virtio has
+ * had since 1.0, which devices on this bus are given only when asked. */
+static void files_args(struct qemu_args *a, const struct vmm_spec *s)
+{
+	if (!s->files)
+		return;
+	add2(a, "-global", "virtio-mmio.force-legacy=false");
+	add2(a, "-chardev", "socket,id=files,fd=%d", SPAWN_FIRST + QEMU_FILES);
+	add2(a, "-device", "vhost-user-fs-device,chardev=files,tag=%s,queue-size=%d", s->tag,
+		FILES_QUEUE);
+}
+
+int qemu_args_make(
+	const char *program, int version, const struct vmm_spec *s, struct qemu_args *ret)
 {
 	struct qemu_args a = {.n = 0};
 
@@ -194,6 +209,7 @@ int qemu_args_make(const char *program, const struct vmm_spec *s, struct qemu_ar
 	disk_args(&a, s, 0);
 	disk_args(&a, s, 1);
 	network_args(&a, s);
+	files_args(&a, s);
 	if (a.failed) {
 		qemu_args_done(&a);
 		return -ENOMEM;

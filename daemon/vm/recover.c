@@ -153,6 +153,8 @@ static int find_again(struct vm *vm, const struct banger_vm *row, struct banger_
 
 	if (hold(vm, row, &m) < 0)
 		return set_dead(vm, err);
+	if (row->registry != BANGER_REGISTRY_NONE)
+		vm_sharing_find(vm, row->registry == BANGER_REGISTRY_RW);
 	if (vm->service->driver->status(machine_control(m), &status, &why) < 0) {
 		log_warn("a VM does not answer and is ended", KV_S("vm", vm->name), KV_ERR(&why));
 		vm_end(vm, "its VMM did not answer when bangerd started", NULL);
@@ -186,6 +188,7 @@ static int recover_one(struct vm *vm, struct banger_error *err)
 	case RECOVER_REBOOTED:
 		return set_state(vm, BANGER_VM_STOPPED, NULL, err);
 	case RECOVER_DEAD:
+		registry_sweep(vm->service->vms_fd, vm->id, vm->service->boot_id);
 		return set_dead(vm, err);
 	case RECOVER_FIND:
 		return find_again(vm, &row, err);
@@ -242,6 +245,7 @@ static int sweep(struct vm_service *s, struct banger_error *err)
 			is_known(s, e->d_name))
 			continue;
 		log_info("removing what a VM left", KV_S("vm", e->d_name));
+		registry_sweep(s->vms_fd, e->d_name, s->boot_id);
 		disk_remove_leftover(s, e->d_name);
 	}
 	return 0;

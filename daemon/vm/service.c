@@ -104,6 +104,7 @@ static void leave_all(struct vm_service *s)
 			machine_leave(m);
 			machine_wait(m, LEAVE_MS, -1, NULL);
 		}
+		vm_sharing_leave(vm);
 		vm_delist(vm);
 	}
 }
@@ -170,6 +171,8 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 	snprintf(detail, sizeof(detail), "%s%s", v.reason,
 		v.kvm == ACCEL_NO ? "; VMs run under TCG" : "");
 	report(arg, "kvm", v.kvm != ACCEL_NO, detail, v.kvm == ACCEL_NO ? kvm_advice() : NULL);
+	bool files = registry_doctor(s->deps.config, detail, sizeof(detail));
+	report(arg, "virtiofsd", files, detail, files ? NULL : "apt-get install virtiofsd (Debian 12: qemu-system-common)");
 	bool bridge = vm_net_doctor(s->deps.config, detail, sizeof(detail), advice, sizeof(advice));
 	report(arg, "bridge", bridge, detail, advice[0] ? advice : NULL);
 }

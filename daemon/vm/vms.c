@@ -288,8 +288,10 @@ static void note_state(struct banger_vm *row, enum banger_vm_state to)
 	row->state = to;
 	snprintf(row->op_id, sizeof(row->op_id), "%s", banger_op_current() ?: "");
 	free(TAKE_PTR(row->failure));
-	if (!vm_state_has_vmm(to))
+	if (!vm_state_has_vmm(to)) {
 		row->pid = row->pid_start = 0;
+		row->registry_lost[0] = '\0';
+	}
 }
 
 int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, void *arg,
@@ -321,6 +323,25 @@ int vm_transition(struct vm *vm, enum banger_vm_state to, vm_change *change, voi
 	log_info("VM changed", KV_S("vm", row.name), KV_S("from", banger_vm_state_name(from)),
 		KV_S("state", banger_vm_state_name(to)), KV_S("failure", row.failure));
 	tell(s, &row, banger_vm_state_name(to));
+	take_row(vm, &row);
+	return 0;
+}
+
+int vm_note(struct vm *vm, vm_change *change, void *arg, const char *what, struct banger_error *err)
+{
+	struct vm_service *s = vm->service;
+	_cleanup_(publication_leavep) struct publication_lock *held =
+		publication_enter(s->deps.publication);
+	_cleanup_vm_ struct banger_vm row = {0};
+
+	int r = vm_copy(vm, &row, err);
+	if (r < 0)
+		return r;
+	change(arg, &row);
+	r = row.transient ? 0 : store_vm_put(s->deps.store, &row, NULL, err);
+	if (r < 0)
+		return r;
+	tell(s, &row, what);
 	take_row(vm, &row);
 	return 0;
 }

@@ -26,6 +26,7 @@ struct banger_config {
 	char *libexec_dir;    /* "libexec_dir"    BANGER_LIBEXEC_DIR   where banger-unpack and banger-agent are */
 	char *default_kernel; /* "default_kernel" name of a kernel; NULL: the only one there is */
 	char *accel;	      /* "accel"          auto|kvm|tcg, default auto */
+	char *virtiofsd;      /* "virtiofsd"      BANGER_VIRTIOFSD, a path; NULL: where distributions have it */
 	char *qemu;	      /* "qemu"           BANGER_QEMU, program; default qemu-system-x86_64 */
 	char *socket_group;   /* "socket_group"   group that may use the socket; NULL: the owner alone */
 	int64_t ops_kept;     /* "ops_kept"       operation records kept, default 1000 */

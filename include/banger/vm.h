@@ -5,10 +5,11 @@
  *	 "image":"debian","image_id":"…","kernel":"cloud","kernel_id":"…","cpus":1,"memory":BYTES,"disk":BYTES,
  *	 "disk_kind":"clone"|"overlay","work_disk":"none"|"new"|"keep","network":"none"|"user"|"bridge",
  *	 "publish":["ADDRESS:HOSTPORT:GUESTPORT/tcp|udp"…]?,
- *	 "registry":"none"|"ro"|"rw","accel":"auto"|"kvm"|"tcg","init":"image"|"agent","created":"RFC 3339",
+ *	 "registry":"none"|"ro"|"rw","registry_lost":"…"?,"accel":"auto"|"kvm"|"tcg","init":"image"|"agent","created":"RFC 3339",
  *	 "started":"RFC 3339"?,"accel_used":"kvm"|"tcg"?,"pid":N?,"failure":"…"?,"transient":true?}
  * image and kernel are the names that they had when the VM was made; the ids say which they are. op_id is that of the
- * operation that brought the VM into its state; failure says why it is "failed".
+ * operation that brought the VM into its state; failure says why it is "failed"; registry_lost why a VM that runs has no
+ * registry any more.
  */
 #ifndef BANGER_VM_H
 #define BANGER_VM_H
@@ -53,6 +54,7 @@ struct banger_vm {
 	enum banger_vm_work work_disk;
 	enum banger_vm_network network;
 	enum banger_vm_registry registry;
+	char registry_lost[96]; /* ""; not in the store */
 	bool init;           /* the image's own init is started */
 	char accel[8];       /* as asked: auto, kvm, tcg */
 	char *publish;       /* JSON text of the list; NULL: none */

@@ -4,6 +4,9 @@
 use instead, and against a floor that only fetches, hashes, inflates and writes (pull_floor.c). Images of Debian: base, multi
 and big, in gzip and zstd (debian_images.py; the first run makes them, in --dir to keep them).
 
+--layouts DIR takes images from OCI layouts instead: DIR/NAME.raw, tag "latest", for each NAME of --images (oci_layouts.py).
+Whatever made them, their layers are compressed anew (once, kept in --dir) in each of --kinds and pushed with skopeo.
+
 Peers that are installed take part: containerd's ctr, podman, skopeo with umoci and mke2fs, crane with a mke2fs that reads
 archives (e2fsprogs 1.47.1; both are in Debian 13: --debian13 DIR names a root directory that has them). All of them in turn,
 round after round. Also: memory of all of banger's processes at their peak, and a second image that shares all but a small
@@ -23,10 +26,11 @@ from pairs import arguments, directory, drop_caches, harness, median, number, ru
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'scenario'))
 import debian_images  # noqa: E402
+import oci_layouts  # noqa: E402
 import registry  # noqa: E402
 
 options = arguments(__doc__.split('\n')[0], rounds=3, images='base,multi,big', kinds='gz,zst', peers='crane,ctr,podman,umoci', debian13='',
-                    second=3)
+                    layouts='', second=3)
 # How many times as long as banger each peer should take at least, for the large image; half of that for the others.
 WANT = {'crane': 5, 'ctr': 6, 'podman': 9, 'umoci': 14}
 FLOOR = 1.4
@@ -109,7 +113,7 @@ def pull_crane(base, reference, layers):
     root = pathlib.Path(options.debian13) if options.debian13 else None
     inside = ['chroot', root] if root else []
     image = base / 'crane.ext4'
-    size = sum(pathlib.Path(f).stat().st_size for f in TARS[reference]) * 5 // 4 + (64 << 20)
+    size = UNPACKED[reference] * 5 // 4 + (64 << 20)
     with open(image, 'wb') as file:
         file.truncate(size)
     target = image
@@ -165,7 +169,7 @@ def pull_umoci(base, reference, layers):
     top.mkdir()
     # umoci knows no zstd: skopeo turns it into gzip, as whoever uses the two would have it.
     extra = ['--dest-compress-format', 'gzip'] if '-zst' in reference else []
-    size = sum(pathlib.Path(f).stat().st_size for f in TARS[reference]) * 5 // 4 + (64 << 20)
+    size = UNPACKED[reference] * 5 // 4 + (64 << 20)
 
     def do():
         command('skopeo', 'copy', '-q', '--src-tls-verify=false', *extra, f'docker://{reference}', f'oci:{top}/layout:it')
@@ -181,7 +185,7 @@ def pull_umoci(base, reference, layers):
 
 
 PEERS = {'crane': pull_crane, 'ctr': pull_ctr, 'podman': pull_podman, 'umoci': pull_umoci}
-TARS = {}
+UNPACKED = {}  # bytes of all layers, by reference
 
 
 def reads_archives(mke2fs):
@@ -267,21 +271,34 @@ def second_image(base, host):
         print(f'a second image that shares all but a small layer: {b:.2f} s after {a:.2f} s, {b / a:.3f}; want ≤ {SECOND}', flush=True)
 
 
+def fill(base, host, wanted):
+    """Pushes what is wanted; gives {repository: layers}, and a function that says how large an image is unpacked."""
+    if options.layouts:
+        keep = base / 'layouts'
+        pushed = oci_layouts.push(options.layouts, keep, host, wanted | ({'big-gz'} if options.second else set()))
+        if options.second:
+            oci_layouts.push_top(host, 'big-gz', 'top-gz')
+        return pushed, lambda name: oci_layouts.unpacked(options.layouts, keep, name)
+    tars = debian_images.make(base / 'images')
+    pushed = debian_images.push(base / 'images', host, wanted | ({'big-gz', 'top-gz'} if options.second else set()))
+    return pushed, lambda name: sum(f.stat().st_size for f in tars[name])
+
+
 with directory(options.dir) as base:
     peers = []
     for peer in filter(None, options.peers.split(',')):
         why = missing(peer)
         print(f'{peer} takes no part: needs {why}') if why else peers.append(peer)
-    tars = debian_images.make(base / 'images')
     server = registry.DockerRegistry(base / 'registry')
     try:
-        wanted = {f'{n}-{k}' for n in options.images.split(',') for k in options.kinds.split(',')}
-        pushed = debian_images.push(base / 'images', server.host, wanted | ({'big-gz', 'top-gz'} if options.second else set()))
+        names, kinds = options.images.split(','), options.kinds.split(',')
+        wanted = {f'{n}-{k}' for n in names for k in kinds}
+        pushed, sizes = fill(base, server.host, wanted)
         title(f'Pull; seconds, median of {options.rounds}, least to most, times as long as banger')
-        for kind in options.kinds.split(','):
-            for name in options.images.split(','):
+        for kind in kinds:
+            for name in names:
                 reference = f'{server.host}/{name}-{kind}:latest'
-                TARS[reference] = tars[name]
+                UNPACKED[reference] = sizes(name)
                 compare(base, reference, pushed[f'{name}-{kind}'], f'{name} {kind}')
         if options.second:
             second_image(base, server.host)

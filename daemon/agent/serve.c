@@ -24,6 +24,7 @@
 #include <time.h>
 
 #define QUEUE_FULL (512 * 1024)
+#define ASK_MS 1000
 #define TTY_REST_MS                                                                                \
 	100 /* how long what a program wrote on its terminal may need to come out of it */
 
@@ -37,6 +38,7 @@ struct server {
 	bool over;      /* the VM ends now */
 	bool closing;   /* programs, or the image's init, were asked to end */
 	int64_t end_by; /* milliseconds: when they are not waited for any longer */
+	int64_t ask_at; /* the image's init again: it may not have been listening yet */
 };
 
 static struct server server;
@@ -134,7 +136,7 @@ static void begin_end(uint32_t grace_ms)
 		for (struct program *p = server.programs; p; p = p->next)
 			if (!p->ended)
 				program_signal(p, SIGHUP);
-		return init_ask(server.init);
+		return;
 	}
 	kill(-1, SIGTERM);
 	kill(-1, SIGCONT);
@@ -271,28 +273,37 @@ static void give_credit(struct program *p)
 	p->taken = 0;
 }
 
-static void give_stdin(struct program *p)
+/* Write to the program. Returns how much of it is done with: all, when it does not read any more, because a pipe would
+ * drop it too. */
+static size_t write_stdin(struct program *p, const uint8_t *data, size_t len)
 {
-	while (p->in.fd >= 0 && p->pending_off < p->pending_len) {
-		ssize_t n = write(
-			p->in.fd, p->pending + p->pending_off, p->pending_len - p->pending_off);
+	size_t at = 0;
+
+	while (p->in.fd >= 0 && at < len) {
+		ssize_t n = write(p->in.fd, data + at, len - at);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			break;
-		if (n < 0) { /* it does not read any more; the rest is dropped, as a pipe would */
-			n = p->pending_len - p->pending_off;
-			p->pending_off += n;
-			p->taken += n;
+		if (n < 0) {
 			refuse_in(p);
 			close_in(p);
 			break;
 		}
-		p->pending_off += n;
-		p->taken += n;
-		p->in_line = p->pending[p->pending_off - 1] != '\n';
+		at += n;
+		p->in_line = data[at - 1] != '\n';
 	}
+	if (p->in.fd < 0)
+		at = len;
+	p->taken += at;
+	return at;
+}
+
+static void give_stdin(struct program *p)
+{
+	p->pending_off +=
+		write_stdin(p, p->pending + p->pending_off, p->pending_len - p->pending_off);
 	if (p->pending_off == p->pending_len) {
 		p->pending_off = p->pending_len = 0;
 		if (p->in_ended && p->in.fd >= 0 && p->tty)
@@ -303,26 +314,33 @@ static void give_stdin(struct program *p)
 	give_credit(p);
 }
 
-static void on_stdin(struct program *p, const struct agent_frame *f)
+/* What the program does not take at once waits. The window bounds it; what was written already makes room. */
+static int keep_stdin(struct program *p, const uint8_t *data, size_t len)
 {
-	if (f->len > p->in.window || p->in_ended)
-		return broken("more stdin than there was credit for");
-	p->in.window -= f->len;
-	if (p->in.fd < 0) {
-		p->taken += f->len;
-		return give_credit(p);
-	}
 	if (!p->pending && !(p->pending = malloc(AGENT_WINDOW)))
-		return broken("no memory for stdin");
-	/* The window bounds what is pending; what was written already makes room. */
-	if (p->pending_len + f->len > AGENT_WINDOW) {
+		return -ENOMEM;
+	if (p->pending_len + len > AGENT_WINDOW) {
 		memmove(p->pending, p->pending + p->pending_off, p->pending_len - p->pending_off);
 		p->pending_len -= p->pending_off;
 		p->pending_off = 0;
 	}
-	memcpy(p->pending + p->pending_len, f->payload, f->len);
-	p->pending_len += f->len;
-	give_stdin(p);
+	memcpy(p->pending + p->pending_len, data, len);
+	p->pending_len += len;
+	return 0;
+}
+
+static void on_stdin(struct program *p, const struct agent_frame *f)
+{
+	size_t at = 0;
+
+	if (f->len > p->in.window || p->in_ended)
+		return broken("more stdin than there was credit for");
+	p->in.window -= f->len;
+	if (p->pending_len == p->pending_off)
+		at = write_stdin(p, f->payload, f->len);
+	if (at < f->len && keep_stdin(p, f->payload + at, f->len - at) < 0)
+		return broken("no memory for stdin");
+	give_credit(p);
 }
 
 static void on_credit(struct program *p, const struct agent_frame *f)
@@ -451,20 +469,22 @@ static bool tty_rests(const struct program *p)
  * counts: a descendant of it may write for ever. */
 static bool pump(struct program *p, struct stream *s, enum agent_type type)
 {
-	static uint8_t buf[AGENT_DATA_MAX];
-
 	if (p->tty && p->ended && now_ms() - p->ended_at > 10 * TTY_REST_MS)
 		s->left = 0;
 	while (s->fd >= 0 && s->window > 0 && s->left != 0 &&
 		port_queued(&server.port) < QUEUE_FULL) {
-		size_t most = s->window < sizeof(buf) ? s->window : sizeof(buf);
-		ssize_t n = read(s->fd, buf,
-			s->left >= 0 && (size_t)s->left < most ? (size_t)s->left : most);
+		size_t most = s->window < AGENT_DATA_MAX ? s->window : AGENT_DATA_MAX;
+
+		if (s->left >= 0 && (size_t)s->left < most)
+			most = s->left;
+		ssize_t n = port_say_from(&server.port, type, p->channel, s->fd, most);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return p->tty && !tty_rests(p);
+		if (n < 0 && errno == ENOBUFS)
+			return true;
 		if (n <= 0) {
 			close(s->fd);
 			s->fd = -1;
@@ -472,7 +492,6 @@ static bool pump(struct program *p, struct stream *s, enum agent_type type)
 		}
 		s->window -= n;
 		s->left -= s->left > 0 ? n : 0;
-		say(type, p->channel, buf, n);
 	}
 	return s->fd >= 0 && s->left != 0;
 }
@@ -594,6 +613,10 @@ static int collect(struct polled *all)
 
 static void go_on_ending(bool children)
 {
+	if (server.init != INIT_NONE && now_ms() >= server.ask_at) {
+		init_ask(server.init);
+		server.ask_at = now_ms() + ASK_MS;
+	}
 	if (now_ms() >= server.end_by ||
 		(server.init == INIT_NONE && !children && !server.programs))
 		server.over = true;

@@ -251,7 +251,7 @@ static int open_events(struct fs *fs, struct fuse_file_info *fi)
 		return r;
 	handle_give(fs, h, fi);
 	fi->direct_io = 1;
-	fi->nonseekable = 1;
+	fi->nonseekable = !fs->vm; /* what serves a VM reads at offsets */
 	fi->noflush = 1;
 	return 0;
 }

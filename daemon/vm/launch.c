@@ -174,8 +174,8 @@ static int let_go(const struct spawn *s, const struct child *c, pid_t pid, struc
 
 int spawn_vmm(const struct spawn *s, pid_t *ret, int *ret_pidfd, struct banger_error *err)
 {
-	static char *const env[] = {(char *)"TMPDIR=.", (char *)"LC_ALL=C.UTF-8",
-		(char *)"PATH=/usr/local/bin:/usr/bin:/bin", NULL};
+	char *const env[] = {(char *)"TMPDIR=.", (char *)"LC_ALL=C.UTF-8",
+		(char *)"PATH=/usr/local/bin:/usr/bin:/bin", (char *)s->env, NULL};
 	_cleanup_(child_done) struct child c = {
 		.spawn = s, .env = env, .parent = getpid(), .gate = {-1, -1}, .in = -1, .out = -1};
 

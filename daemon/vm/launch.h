@@ -26,6 +26,7 @@ struct spawn {
 	size_t n_fds;
 	enum spawn_mounts mounts; /* not SPAWN_SHARED: without new privileges, too */
 	int with;               /* pidfd */
+	const char *env;        /* one more variable, "A=b"; NULL: none */
 	bool tied;              /* killed when the calling thread ends */
 	int (*born)(void *arg, pid_t pid, struct banger_error *err); /* see vmm_spec.born; may be NULL */
 	void *arg;

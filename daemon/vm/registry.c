@@ -24,6 +24,9 @@
 #include "vm/launch.h"
 #include "vm/registry_internal.h"
 
+/* Debian 12's is killed by its own seccomp filter when glibc counts the processors, which it does for the limit of its
+ * arenas, unless that is given. */
+#define VIRTIOFSD_ENV "MALLOC_ARENA_MAX=4"
 #define READY_MS 20000
 #define MOMENT_MS 1000
 #define END_MS 3000
@@ -404,6 +407,7 @@ static int start_daemon(
 		.fds = {listener},
 		.n_fds = 1,
 		.mounts = SPAWN_WITH,
+		.env = VIRTIOFSD_ENV,
 		.with = r->p[REGISTRY_FS].pidfd};
 	e = launch(r, REGISTRY_DAEMON, &s, err);
 	if (e == 0)

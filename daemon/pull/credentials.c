@@ -215,21 +215,23 @@ static int helper_read(
 }
 
 /* It has closed its output; it may take its time to end, but not for ever. */
-static int helper_status(struct helper *h)
+static int helper_status(struct helper *h, int cancel_fd, int *ret, struct banger_error *err)
 {
-	int status = -1;
+	struct pollfd cancel = {.fd = cancel_fd, .events = POLLIN};
 
+	*ret = -1;
 	for (int ms = 0; ms < HELPER_MS; ms += 5) {
-		pid_t p = waitpid(h->pid, &status, WNOHANG);
+		pid_t p = waitpid(h->pid, ret, WNOHANG);
 		if (p == h->pid) {
 			h->pid = 0;
-			return status;
+			return 0;
 		}
 		if (p < 0 && errno != EINTR)
 			break;
-		poll(NULL, 0, 5);
+		if (poll(&cancel, 1, 5) > 0)
+			return banger_error_set(err, BANGER_CANCELLED, "cancelled");
 	}
-	return -1;
+	return 0;
 }
 
 static int copy(char **to, const char *s, struct banger_error *err)
@@ -275,12 +277,13 @@ static int run_helper(const char *name, const char *key, int cancel_fd,
 		return banger_error_set(err, BANGER_BAD_REQUEST,
 			"\"%s\" is not the name of a credential helper", name);
 	snprintf(program, sizeof(program), "docker-credential-%s", name);
-	int r = helper_start(&h, program, key, err);
+	int status = -1, r = helper_start(&h, program, key, err);
 	if (r == 0)
 		r = helper_read(&h, program, cancel_fd, err);
+	if (r == 0)
+		r = helper_status(&h, cancel_fd, &status, err);
 	if (r < 0)
 		return r;
-	int status = helper_status(&h);
 	if (status == 0)
 		return helper_answer(&h, program, ret, err);
 	/* The sentence by which helpers say, on stdout, that they have nothing. */

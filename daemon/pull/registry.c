@@ -74,7 +74,8 @@ static int open_endpoint(struct registry *r, const char *host, struct banger_err
 	const char *server = strcmp(host, "docker.io") == 0 ? "registry-1.docker.io" : host;
 	bool tls = !said->plain_http;
 
-	if (tls && !said->tls && !said->insecure && !said->ca_file && pull_host_loopback(host)) {
+	if (tls && !said->tls && !said->insecure && !said->ca_file && !said->cert_file &&
+		pull_host_loopback(host)) {
 		int q = probe_loopback(r, host, &tls, err);
 		if (q < 0)
 			return q;

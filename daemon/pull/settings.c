@@ -197,16 +197,20 @@ int pull_settings_check(const struct banger_config *config, struct banger_error 
 	return pull_settings_new(config, &s, err);
 }
 
-/* Length without a ":443" or ":80" that says nothing. */
-static size_t host_len(const char *host)
+/* Length without the port, when it is that of the entry's scheme and says nothing. */
+static size_t host_len(const struct pull_host *h, const char *host)
 {
-	size_t n = strlen(host);
+	const char *port = h->plain_http ? ":80" : ":443";
+	size_t n = strlen(host), len = strlen(port);
 
-	if (n > 4 && strcmp(host + n - 4, ":443") == 0)
-		return n - 4;
-	if (n > 3 && strcmp(host + n - 3, ":80") == 0)
-		return n - 3;
-	return n;
+	return n > len && strcmp(host + n - len, port) == 0 ? n - len : n;
+}
+
+static bool is_of(const struct pull_host *h, const char *host)
+{
+	size_t n = host_len(h, host);
+
+	return n == host_len(h, h->host) && strncasecmp(host, h->host, n) == 0;
 }
 
 const struct pull_host *pull_settings_find(const struct pull_settings *s, const char *host)
@@ -217,8 +221,7 @@ const struct pull_host *pull_settings_find(const struct pull_settings *s, const 
 	if (strcmp(host, "registry-1.docker.io") == 0)
 		host = "docker.io";
 	for (size_t i = 0; i < s->n; i++)
-		if (host_len(host) == host_len(s->hosts[i].host) &&
-			strncasecmp(host, s->hosts[i].host, host_len(host)) == 0)
+		if (is_of(&s->hosts[i], host))
 			return &s->hosts[i];
 	return &nothing;
 }

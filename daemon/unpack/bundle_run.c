@@ -12,17 +12,18 @@
 _Static_assert((int)BUNDLE_FD_IN == UNPACK_FD_TAR && (int)BUNDLE_FD_STATUS == UNPACK_FD_STATUS,
 	"child_start() gives the same places");
 
-static int start(struct child *c, const char *program, const struct unpack_bundle *b,
-	struct banger_error *err)
+static int start(struct child *c, const struct banger_config *config, const char *program,
+	const struct unpack_bundle *b, struct banger_error *err)
 {
 	int fds[BUNDLE_FD_FILES - BUNDLE_FD_IN + BUNDLE_FILES_MOST];
-	char options[128];
+	char options[160];
 	const char *arguments[] = {"--bundle", options, NULL};
 
 	if (b->n > BUNDLE_FILES_MOST)
 		return banger_error_set(err, BANGER_INTERNAL, "too many files for a bundle");
-	snprintf(options, sizeof(options), "{\"files\":%zu,\"memory\":%lld,\"cpu_seconds\":%d}",
-		b->n, (long long)CHILD_MEMORY, CHILD_CPU_SECONDS);
+	snprintf(options, sizeof(options),
+		"{\"files\":%zu,\"memory\":%lld,\"cpu_seconds\":%d,\"unpacked\":%lld}", b->n,
+		(long long)CHILD_MEMORY, CHILD_CPU_SECONDS, (long long)config->unpacked_max);
 	fds[BUNDLE_FD_IN - BUNDLE_FD_IN] = b->in_fd;
 	fds[BUNDLE_FD_DOCUMENT - BUNDLE_FD_IN] = b->document_fd;
 	for (size_t i = 0; i < b->n; i++)
@@ -51,6 +52,6 @@ int unpack_bundle_run(
 	int r = banger_config_program(config, "banger-unpack", &program, err);
 
 	if (r == 0)
-		r = start(&c, program, b, err);
+		r = start(&c, config, program, b, err);
 	return r < 0 ? r : child_run(&c, &patience, err);
 }

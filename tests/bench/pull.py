@@ -5,7 +5,7 @@ use instead, and against a floor that only fetches, hashes, inflates and writes 
 and big, in gzip and zstd (debian_images.py; the first run makes them, in --dir to keep them).
 
 --layouts DIR takes images from OCI layouts instead: DIR/NAME.raw, tag "latest", for each NAME of --images (oci_layouts.py).
-Whatever made them, their layers are compressed anew (once, kept in --dir) in each of --kinds and pushed with skopeo.
+Whatever made them, their layers are compressed anew by skopeo (once, kept in --dir) in each of --kinds.
 
 Peers that are installed take part: containerd's ctr, podman, skopeo with umoci and mke2fs, crane with a mke2fs that reads
 archives (e2fsprogs 1.47.1; both are in Debian 13: --debian13 DIR names a root directory that has them). All of them in turn,

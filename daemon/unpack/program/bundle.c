@@ -63,6 +63,7 @@ static int prepare(struct unbundling *u, struct banger_error *err)
 		.cpu_seconds = banger_json_int(u->options, "cpu_seconds", 0)};
 	const struct sandbox_rights rights = {.receive_fd = -1, .clone_to = -1, .clone_into = -1};
 	int64_t n = banger_json_int(u->options, "files", -1);
+	int64_t unpacked = banger_json_int(u->options, "unpacked", 0);
 	int abi;
 
 	if (n < 0 || n > BUNDLE_FILES_MOST)
@@ -74,6 +75,8 @@ static int prepare(struct unbundling *u, struct banger_error *err)
 	int r = sandbox_restrict(&limits, &abi, err);
 	if (r == 0)
 		r = stream_new_fd(BUNDLE_FD_IN, &u->stream, err);
+	if (r == 0 && unpacked > 0)
+		stream_limit(u->stream, (uint64_t)unpacked);
 	return r < 0 ? r : sandbox_seal(&rights, err);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * banger-unpack --bundle OPTIONS: takes a bundle apart (bundle/bundle.h) with the same rights as an
- * unpacker of layers, namely none. OPTIONS is {"files":N,"memory":BYTES,"cpu_seconds":S}; the
+ * unpacker of layers, namely none. OPTIONS is {"files":N,"memory":BYTES,"cpu_seconds":S,"unpacked":BYTES}; the
  * descriptors are the bundle, the file for its document, the pipe for status lines, and N files. The
  * lines are {"progress":{"read":BYTES}}, {"result":{"files":N,"read":BYTES}} and {"error":{"code","message"}}.
  */

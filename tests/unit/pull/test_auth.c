@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Challenges, realms, credentials' files and helpers, settings of hosts: all without a network. */
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
 #include <cmocka.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <banger/log.h>
 #include "pull/auth.h"
 #include "pull/settings.h"
@@ -256,6 +259,13 @@ static void test_bad_files(void **state)
 	assert_string_equal(look("r.example", "x"), "token:t");
 }
 
+static void *cancel_soon(void *arg)
+{
+	usleep(200000);
+	(void)eventfd_write(*(int *)arg, 1);
+	return NULL;
+}
+
 static void test_helpers(void **state)
 {
 	char path[512];
@@ -291,6 +301,19 @@ static void test_helpers(void **state)
 	assert_non_null(strstr(look("r.example", "x"), "too much"));
 	write_file("docker/config.json", "{\"credsStore\":\"odd\"}", 0600);
 	assert_non_null(strstr(look("r.example", "x"), "not JSON"));
+	/* One that has said all and does not end is not waited for by who does not want to. */
+	write_file("bin/docker-credential-slow", "#!/bin/sh\nexec sleep 100 >&-\n", 0700);
+	write_file("docker/config.json", "{\"credsStore\":\"slow\"}", 0600);
+	struct auth_credentials found = {0};
+	struct banger_error err = {0};
+	pthread_t thread;
+	int cancel = eventfd(0, EFD_CLOEXEC);
+	int64_t began = banger_monotonic_us();
+	assert_int_equal(pthread_create(&thread, NULL, cancel_soon, &cancel), 0);
+	assert_int_equal(auth_credentials_find("r.example", "x", cancel, &found, &err), -ECANCELED);
+	assert_true(banger_monotonic_us() - began < 5000000);
+	pthread_join(thread, NULL);
+	close(cancel);
 }
 
 /* ---- settings ---- */
@@ -309,6 +332,11 @@ static void test_settings(void **state)
 		{"{\"a\":{\"plain\":true}}", "\"plain\": unknown key"},
 		{"{\"a\":{\"plain_http\":1}}", "\"plain_http\": must be true or false"},
 		{"{\"a\":{\"ca_file\":\"x.pem\"}}", "absolute"},
+		{"{\"a\":{\"cert_file\":\"x.pem\",\"key_file\":\"/x\"}}", "absolute"},
+		{"{\"a\":{\"cert_file\":\"/x.pem\"}}", "go together"},
+		{"{\"a\":{\"key_file\":\"/x.pem\"}}", "go together"},
+		{"{\"a\":{\"plain_http\":true,\"key_file\":\"/x\",\"cert_file\":\"/x\"}}",
+			"no certificates"},
 		{"{\"a\":{\"mirror\":\"http://x\"}}", "HOST:PORT"},
 		{"{\"a\":{\"mirror\":\"A\"}}", "itself"},
 		{"{\"a\":{\"plain_http\":true,\"insecure\":true}}", "no certificates"},
@@ -335,6 +363,13 @@ static void test_settings(void **state)
 	assert_string_equal(
 		pull_settings_find(s, "registry-1.docker.io")->mirror, "m.example:5000");
 	assert_null(pull_settings_find(s, "x")->host);
+	/* A port may be left out only where it is the scheme's: plain HTTP for one port is none for another. */
+	assert_null(pull_settings_find(s, "r.example:80")->host);
+	pull_settings_freep(&s);
+	c.registries = (char *)"{\"r.example:80\":{\"plain_http\":true}}";
+	assert_int_equal(pull_settings_new(&c, &s, &err), 0);
+	assert_true(pull_settings_find(s, "r.example")->plain_http);
+	assert_null(pull_settings_find(s, "r.example:443")->host);
 	pull_settings_freep(&s);
 }
 

@@ -73,6 +73,16 @@ struct user {
 /* spec as in struct agent_exec. -ENOENT: there is no such user or group. */
 int user_find(const char *spec, struct user *ret, char *why);
 
+/* ---- environment.c: what a program finds in its environment. */
+struct environment {
+	const char **
+		v; /* NULL-terminated; strings are those of the exec, of this struct, or constant */
+	char home[264], user[72], shell[264];
+};
+/* -ENOMEM. ret must stay where it is. */
+int environment_make(const struct agent_exec *x, const struct user *u, struct environment *ret);
+void environment_done(struct environment *e);
+
 /* ---- program.c: programs and transfers that the host started. */
 struct stream {
 	int fd;          /* of ours, of the pipe; -1 once it is closed */
@@ -131,6 +141,9 @@ void port_hello(struct port *p, bool padded);
 /* Forget what was said and heard. */
 void port_reset(struct port *p);
 size_t port_queued(const struct port *p);
+/* Read from a descriptor into a frame of data, `most` bytes at most. As read(2); there is a frame if it was over 0.
+ * -1 and ENOBUFS: the queue is full. */
+ssize_t port_say_from(struct port *p, enum agent_type type, uint16_t channel, int fd, size_t most);
 /* -errno: the port cannot be used any more. */
 int port_flush(struct port *p);
 /* Read some. 1: there may be frames; 0: nothing is there; negative: the host went away. */

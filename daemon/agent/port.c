@@ -59,6 +59,21 @@ void port_say(struct port *p, enum agent_type type, uint16_t channel, const void
 		memcpy(at + AGENT_HEADER + a_len, b, b_len);
 }
 
+ssize_t port_say_from(struct port *p, enum agent_type type, uint16_t channel, int fd, size_t most)
+{
+	uint8_t *at = p->lost ? NULL : space(p, AGENT_HEADER + most);
+
+	if (!at) {
+		errno = ENOBUFS;
+		return -1;
+	}
+	ssize_t n = read(fd, at + AGENT_HEADER, most);
+	if (n > 0)
+		agent_header(at, type, channel, n);
+	p->q_len -= n > 0 ? most - n : AGENT_HEADER + most;
+	return n;
+}
+
 void port_say_u32(struct port *p, enum agent_type type, uint16_t channel, uint32_t v)
 {
 	uint8_t b[4];

@@ -2,11 +2,11 @@
 /*
  * Starting a program: user, environment, working directory, three pipes or a terminal, a session of its own.
  *
- * Between fork and exec the child reports what fails through a pipe that closes on exec, so a
- * program that cannot be started is told from one that ended with 127. PATH is searched as execvp
- * does, in the environment that the program will have.
+ * Until its exec the child has the agent's memory (vfork): it reports there what fails, so a program that cannot be
+ * started is told from one that ended with 127. PATH is searched as execvp does, in the environment that the program
+ * will have.
  *
- * A transfer is the same without an exec: the child carries the tar stream, so whatever happens to it there happens
+ * A transfer is a fork without an exec: the child carries the tar stream, so whatever happens to it there happens
  * to it alone.
  */
 #include "agent.h"
@@ -20,40 +20,12 @@
 #include <termios.h>
 
 #define PIPE_SIZE (256 * 1024) /* fewer turns between two programs and us */
-#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 /* What the child tells: which step failed, and errno. */
 struct report {
 	int step, errnum;
 };
 enum { STEP_USER = 1, STEP_TTY, STEP_WORKDIR, STEP_EXEC };
-
-static bool has_variable(const char **env, const char *name)
-{
-	size_t n = strlen(name);
-
-	for (; *env; env++)
-		if (strncmp(*env, name, n) == 0 && (*env)[n] == '=')
-			return true;
-	return false;
-}
-
-static void set_environment(const struct agent_exec *e, const struct user *u)
-{
-	clearenv();
-	if (!has_variable(e->env, "PATH"))
-		setenv("PATH", DEFAULT_PATH, 1);
-	if (!has_variable(e->env, "HOME"))
-		setenv("HOME", u->home, 1);
-	if (u->name[0] && !has_variable(e->env, "USER"))
-		setenv("USER", u->name, 1);
-	if (u->shell[0] && !has_variable(e->env, "SHELL"))
-		setenv("SHELL", u->shell, 1);
-	if ((e->flags & AGENT_EXEC_TTY) && !has_variable(e->env, "TERM"))
-		setenv("TERM", "xterm", 1);
-	for (const char **v = e->env; *v; v++)
-		putenv((char *)*v);
-}
 
 static int become(const struct user *u)
 {
@@ -62,7 +34,7 @@ static int become(const struct user *u)
 	return 0;
 }
 
-/* What fork() has left of the agent in a child. */
+/* What is left of the agent in a child. */
 static void be_ordinary(void)
 {
 	sigset_t none;
@@ -86,16 +58,27 @@ static int enter(const struct agent_exec *e, const struct user *u)
 	return chdir(u->home) < 0 ? chdir("/") : 0;
 }
 
+/* What the child does. It has our memory, and what it changes there we find changed; we wait until it is another program
+ * or has ended. */
+struct start {
+	const struct agent_exec *exec;
+	const struct user *user;
+	const char **env;
+	const int *std;
+	struct report report;
+};
+
 /* In the child. Never returns. */
-static void run(const struct agent_exec *e, const struct user *u, const int std[3], int report_fd)
+__attribute__((noreturn)) static void run(struct start *s)
 {
+	const struct agent_exec *e = s->exec;
+	const struct user *u = s->user;
 	struct report report = {STEP_EXEC, 0};
 	bool tty = e->flags & AGENT_EXEC_TTY;
 
 	be_ordinary();
 	for (int i = 0; i < 3; i++)
-		dup2(std[i], i);
-	set_environment(e, u);
+		dup2(s->std[i], i);
 	if (tty && ioctl(0, TIOCSCTTY, 0) < 0)
 		report = (struct report){STEP_TTY, errno};
 	else if (tty && fchown(0, u->uid, -1) < 0)
@@ -109,12 +92,24 @@ static void run(const struct agent_exec *e, const struct user *u, const int std[
 	} else if (enter(e, u) < 0) {
 		report = (struct report){STEP_WORKDIR, errno};
 	} else {
+		environ = (char **)s->env; /* where PATH is */
 		execvp(e->argv[0], (char **)e->argv);
 		report.errnum = errno;
 	}
-	if (write(report_fd, &report, sizeof(report)) != sizeof(report))
-		_exit(126);
+	s->report = report;
 	_exit(127);
+}
+
+/* Page tables are not copied, and neither is anything afterwards that one of the two writes to. */
+static pid_t start(struct start *s)
+{
+	char **before = environ;
+	pid_t pid = vfork();
+
+	if (pid == 0)
+		run(s);
+	environ = before;
+	return pid;
 }
 
 static int explain(const struct report *r, const struct agent_exec *e, char *why)
@@ -236,26 +231,21 @@ static int cannot_start(int r, char *why)
 static int spawn(struct program *p, const struct agent_exec *e, const struct user *u, char *why)
 {
 	_cleanup_(ends_done) struct ends ends = {{-1, -1, -1}, -1, -1, -1};
-	_cleanup_close_ int from = -1, to = -1;
-	struct report said;
-	int report[2];
+	_cleanup_(environment_done) struct environment env = {0};
+	struct start s = {.exec = e, .user = u, .std = ends.theirs};
 
-	int r = open_ends(&ends, e);
-	if (r == 0 && pipe2(report, O_CLOEXEC) < 0)
-		r = -errno;
+	int r = environment_make(e, u, &env);
+	if (r == 0)
+		r = open_ends(&ends, e);
 	if (r < 0)
 		return cannot_start(r, why);
-	from = report[0];
-	to = report[1];
-	pid_t pid = fork();
-	if (pid == 0)
-		run(e, u, ends.theirs, to);
+	s.env = env.v;
+	pid_t pid = start(&s);
 	if (pid < 0)
 		return cannot_start(-errno, why);
-	close(TAKE_FD(to));
-	if (read(from, &said, sizeof(said)) == sizeof(said)) {
+	if (s.report.errnum) {
 		waitpid(pid, NULL, 0);
-		return explain(&said, e, why);
+		return explain(&s.report, e, why);
 	}
 	p->pid = pid;
 	take_ends(p, &ends);

@@ -14,7 +14,7 @@ from pairs import arguments, compare, directory, median, number, row, running, t
 import vms
 from vms import Port
 
-options = arguments(__doc__, rounds=5, megabytes=64, trues=20)
+options = arguments(__doc__, rounds=5, megabytes=32, trues=10)
 
 
 class Exec:

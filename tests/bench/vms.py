@@ -25,7 +25,7 @@ PLAIN = ('-M', 'pc', '-m', '256M', '-nographic', '-no-reboot')
 FAST = ('-M', 'microvm,acpi=on,rtc=on,pic=on,pit=on,usb=off,memory-backend=ram', '-object', 'memory-backend-memfd,id=ram,size={memory},share=on',
         '-m', '{memory}', '-accel', 'tcg', '-cpu', 'max,la57=off,erms=off,fsrm=off', '-nodefaults', '-no-user-config', '-no-reboot',
         '-display', 'none', '-bios', 'qboot.rom')
-FAST_WORDS = 'console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests noreplace-smp'
+FAST_WORDS = 'console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests noreplace-smp norandmaps'
 
 
 def cache():

@@ -157,6 +157,7 @@ static int on_born(void *arg, pid_t pid, struct banger_error *err)
 		return banger_error_set(err, BANGER_INTERNAL, "cannot look at the VM's process");
 	strcpy(start.boot_id, b->vm->service->boot_id);
 	strcpy(start.accel_used, vm_accel_name(b->accel));
+	cgroups_enter(&b->vm->service->cgroups, b->row.id, pid);
 	return vm_transition(b->vm, BANGER_VM_STARTING, note_start, &start, err);
 }
 
@@ -318,8 +319,10 @@ int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error
 	leave_files(&b);
 	if (r == 0)
 		r = vm_attach(vm, &vmm, false, &m, err);
-	if (r < 0)
+	if (r < 0) {
 		vm_sharing_end(vm);
+		cgroups_remove(&vm->service->cgroups, vm->id);
+	}
 	if (r < 0 && vm_state(vm) == BANGER_VM_STARTING)
 		vm_transition(vm, BANGER_VM_FAILED, NULL, NULL, NULL);
 	if (r < 0 || early)

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <sys/stat.h>
 #include "vm/accel.h"
+#include "vm/cgroup.h"
 #include "vm/machine.h"
 #include "vm/publish.h"
 #include "vm/registry.h"
@@ -54,6 +55,7 @@ struct vm_service {
 	const struct vmm_driver *driver;
 	struct accel *accel;
 	int vms_fd, work_fd;
+	struct cgroups cgroups;
 	char boot_id[40];
 	pthread_mutex_t lock;
 	pthread_cond_t change; /* of a claim */

@@ -150,6 +150,7 @@ void vm_over(void *arg, const struct machine_end *end)
 	struct vm_service *s = vm->service;
 
 	if (end) {
+		cgroups_remove(&s->cgroups, vm->id); /* first: the next start has one again */
 		on_end(vm, end);
 		vm_sharing_end(vm);
 	}

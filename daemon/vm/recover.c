@@ -228,6 +228,18 @@ static bool is_known(struct vm_service *s, const char *id)
 	return known;
 }
 
+static bool has_vmm(void *arg, const char *id)
+{
+	struct vm_service *s = arg;
+	bool runs = false;
+
+	pthread_mutex_lock(&s->lock);
+	for (struct vm *v = s->vms; v && !runs; v = v->next)
+		runs = strcmp(v->id, id) == 0 && vm_state_has_vmm(v->row.state);
+	pthread_mutex_unlock(&s->lock);
+	return runs;
+}
+
 static int sweep(struct vm_service *s, struct banger_error *err)
 {
 	int fd = fcntl(s->vms_fd, F_DUPFD_CLOEXEC, 0);
@@ -262,6 +274,8 @@ int vm_service_recover(struct vm_service *s, struct banger_error *err)
 		r = recover_one(v, err);
 	if (r == 0)
 		r = sweep(s, err);
+	if (r == 0)
+		cgroups_sweep(&s->cgroups, has_vmm, s);
 	if (r == 0)
 		vm_net_cleanup(s->deps.config, NULL);
 	return r;

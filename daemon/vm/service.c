@@ -80,6 +80,7 @@ int vm_service_new(
 	pthread_cond_init(&s->change, &attr);
 	pthread_condattr_destroy(&attr);
 	recover_boot_id(s->boot_id);
+	cgroups_find("/proc/self", &s->cgroups);
 	int r = open_dir(deps->state_dir_fd, "vms", &s->vms_fd, err);
 	if (r == 0)
 		r = open_dir(deps->state_dir_fd, "work", &s->work_fd, err);
@@ -121,6 +122,7 @@ void vm_service_freep(struct vm_service **p)
 		banger_closep(&s->initrds[i].fd);
 	banger_closep(&s->vms_fd);
 	banger_closep(&s->work_fd);
+	cgroups_done(&s->cgroups);
 	pthread_cond_destroy(&s->change);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
@@ -173,6 +175,10 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 	report(arg, "kvm", v.kvm != ACCEL_NO, detail, v.kvm == ACCEL_NO ? kvm_advice() : NULL);
 	bool files = registry_doctor(s->deps.config, detail, sizeof(detail));
 	report(arg, "virtiofsd", files, detail, files ? NULL : "apt-get install virtiofsd (Debian 12: qemu-system-common)");
+	snprintf(detail, sizeof(detail), "%s%.480s",
+		s->cgroups.fd < 0 ? "VMs have none of their own: " : "each VM has its own, ",
+		s->cgroups.about);
+	report(arg, "cgroup", true, detail, NULL);
 	bool bridge = vm_net_doctor(s->deps.config, detail, sizeof(detail), advice, sizeof(advice));
 	report(arg, "bridge", bridge, detail, advice[0] ? advice : NULL);
 }

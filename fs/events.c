@@ -39,6 +39,7 @@ struct reader {
 		size_t size;
 	} parked[PARKED_MAX];
 	size_t nparked;
+	bool given; /* by events_read_awhile(), and the end has not been since */
 	struct fuse_pollhandle *poll;
 };
 
@@ -301,15 +302,12 @@ void events_read_awhile(struct events *e, struct handle *h, fuse_req_t req, size
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += AWHILE_S;
 	pthread_mutex_lock(&e->lock);
-	while (!has_something(r) && !e->stopped && waited == 0)
+	while (!has_something(r) && !e->stopped && !r->given && waited == 0)
 		waited = pthread_cond_clockwait(&e->more, &e->lock, CLOCK_MONOTONIC, &until);
 	size_t n = take(r, buf, size);
-	bool end = n > 0 || size == 0 || e->stopped;
+	r->given = n > 0;
 	pthread_mutex_unlock(&e->lock);
-	if (end)
-		answer(req, buf, n);
-	else
-		fuse_reply_err(req, EINTR);
+	answer(req, buf, n);
 }
 
 /* With the lock: the first parked request of a reader and what it gets; false when none waits. */

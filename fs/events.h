@@ -28,8 +28,9 @@ int events_open(struct events *e, struct handle **ret);
 void events_close(struct events *e, struct handle *h);
 /* These answer the request, now or later. */
 void events_read(struct events *e, struct handle *h, fuse_req_t req, size_t size, bool wait);
-/* The same, waiting here, and not for ever: EINTR then, after which programs read again. For readers that cannot
- * interrupt a read: those in a VM. */
+/* The same, waiting here, for a second and then giving the end of the file; who reads on gets what comes later. For readers
+ * in a VM, whose reads nobody can interrupt. What serves them may want the end after each piece, too, before it hands
+ * that on. */
 void events_read_awhile(struct events *e, struct handle *h, fuse_req_t req, size_t size);
 void events_poll(struct events *e, struct handle *h, fuse_req_t req, struct fuse_pollhandle *ph);
 

@@ -96,6 +96,17 @@ static int parse_flags(int argc, char **argv, struct banger_config_flags *flags)
 	return 0;
 }
 
+/* Started without some of 0, 1 and 2, a daemon would open its database as its standard error. */
+static void hold_standard(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	banger_closep(&fd);
+}
+
 /* Each connection takes descriptors, each watcher a few more. */
 static void raise_descriptor_limit(void)
 {
@@ -370,6 +381,7 @@ int main(int argc, char **argv)
 	int r = parse_flags(argc, argv, &flags);
 	if (r != 0)
 		return r == 1 ? 0 : 2;
+	hold_standard();
 	banger_log_init("bangerd");
 	umask(077);
 	raise_descriptor_limit();

@@ -1133,7 +1133,12 @@ def test_daemon_restarts(served, host, how):
     assert process.returncode != 0
     go.set()
     banger.daemon = None
+    # What is left is the beginning of the blob, in whole blocks; the next start has nothing to mend there.
+    [(name, size)] = pulls.cached(banger).items()
+    assert name.endswith('.partial') and size > 0 and size % 4096 == 0
+    assert how == 'kill' or list((banger.state / 'cache/flat').iterdir()) == []
     banger.start()
+    assert pulls.cached(banger) == {name: size}
     pulls.assert_nothing_new(banger, {})
     resumes(served, banger)
 

@@ -128,6 +128,12 @@ def test_restarts_under_load(mnt, published):
     until(lambda: set(os.listdir(mnt / 'drafts')) == {n for s, n in mnt.banger.images() if s == 'draft'}, 'agreement')
 
 
+def test_without_standard_descriptors(worlds):
+    """Started without standard input and output, it does not take their numbers for files of its own."""
+    banger = worlds(setpriv=('sh', '-c', 'exec "$@" <&- >&-', 'sh')).start()
+    assert [os.readlink(f'/proc/{banger.daemon.pid}/fd/{n}') for n in (0, 1)] == ['/dev/null'] * 2
+
+
 def test_stop_is_graceful(banger):
     """SIGTERM during an import that waits for its peer: it is cancelled, nothing half-made stays."""
     reader, writer = os.pipe()

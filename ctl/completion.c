@@ -291,7 +291,9 @@ static void offer_argument(const struct offer *o, const struct typed *t)
 {
 	const struct cli_argument *a = t->command->arguments;
 
-	if (t->rest && t->command->rest) {
+	bool plain = t->command->rest_plain && t->n_args >= count_arguments(t->command);
+
+	if ((t->rest && t->command->rest) || plain) {
 		offer_words(o, CLI_FILES, NULL);
 		return;
 	}

@@ -70,6 +70,11 @@ static void files(void **state)
 	assert_string_equal(OFFERS("fs", "mount", ""), ":directories\n");
 	assert_string_equal(OFFERS("ping", "--socket", ""), ":files\n");
 	assert_string_equal(OFFERS("vm", "run", "web", "--", "/bin/"), ":files\n");
+	assert_string_equal(OFFERS("vm", "exec", "web", "ls", "-"), ":files\n");
+	assert_string_equal(OFFERS("vm", "--socket", "/nowhere", "exec", "web", ""), ":files\n");
+	assert_string_equal(OFFERS("vm", "--socket", "/nowhere", "cp", "x"), ":files\n");
+	assert_string_equal(OFFERS("vm", "--socket", "/nowhere", "stop", "a", ""), ":words\n");
+	assert_string_equal(OFFERS("vm", "ls", "--state", "sto"), ":words\nstopping\t\nstopped\t\n");
 	assert_string_equal(OFFERS("image", "import", "--name", "w"), ":words\n");
 	assert_string_equal(OFFERS("ping", "x"), ":words\n");
 	assert_string_equal(OFFERS("nonsense", "x"), ":words\n");

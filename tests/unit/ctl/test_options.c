@@ -23,6 +23,9 @@ static const struct cli_argument which_arguments[] = {
 static const struct cli_argument two_arguments[] = {
 	{"A", "first"}, {"B", "second", .optional = true}, {NULL}};
 
+static const struct cli_argument one_argument[] = {{"A", "first"}, {NULL}};
+static const struct cli_option do_options[] = {{"wet", 'w', CLI_FLAG, NULL, "wet"}, {NULL}};
+
 static const struct cli_command wall_commands[] = {
 	{.name = "paint", .help = "paint", .arguments = paint_arguments, .options = paint_options},
 	{.name = "run",
@@ -31,6 +34,14 @@ static const struct cli_command wall_commands[] = {
 		.rest = "CMD...",
 		.rest_help = "it"},
 	{.name = "show", .help = "show", .arguments = which_arguments},
+	{.name = "do",
+		.help = "do",
+		.arguments = one_argument,
+		.options = do_options,
+		.rest = "CMD...",
+		.rest_help = "it",
+		.rest_plain = true,
+		.rest_required = true},
 	{NULL},
 };
 static const struct cli_command plain_commands[] = {{.name = "ping", .help = "ping"}, {NULL}};
@@ -183,6 +194,25 @@ static void rest(void **state)
 	REFUSES("A is missing", "wall", "run", "--", "ls");
 }
 
+/* A command without "--": its first word ends our options. */
+static void plain_rest(void **state)
+{
+	assert_int_equal(PARSE("wall", "do", "-w", "a", "ls", "-q", "--help", "--", "x"), 0);
+	assert_true(cli_given(&in, "wet") && !cli_given(&in, "quiet") && !cli_given(&in, "help"));
+	assert_int_equal(in.n_args, 1);
+	assert_int_equal(in.n_rest, 5);
+	assert_string_equal(in.rest[0], "ls");
+	assert_string_equal(in.rest[3], "--");
+	assert_int_equal(PARSE("wall", "do", "a", "-w", "--", "-x"), 0);
+	assert_true(cli_given(&in, "wet"));
+	assert_int_equal(in.n_rest, 1);
+	assert_string_equal(in.rest[0], "-x");
+	REFUSES("CMD... is missing", "wall", "do", "a");
+	REFUSES("CMD... is missing", "wall", "do", "a", "--");
+	REFUSES("A is missing", "wall", "do");
+	REFUSES("there is no option -x", "wall", "do", "a", "-x", "ls");
+}
+
 static void help_wins(void **state)
 {
 	assert_int_equal(PARSE("--help", "wall", "paint"), 0);
@@ -212,6 +242,7 @@ int main(void)
 		cmocka_unit_test_teardown(repeated, done),
 		cmocka_unit_test_teardown(arguments, done),
 		cmocka_unit_test_teardown(rest, done),
+		cmocka_unit_test_teardown(plain_rest, done),
 		cmocka_unit_test_teardown(help_wins, done),
 	};
 	return cmocka_run_group_tests_name("ctl/options", tests, NULL, NULL);

@@ -371,6 +371,53 @@ static void reader_goes_away(void **state)
 	assert_int_equal(tree_stream_finish(&s, &err), -EPIPE);
 }
 
+/* Start a stream of a part of the tree, as it goes into a VM. */
+static struct archive *begin_part(
+	const char *name, const char *as, bool owners, struct tree_stream **s, int *fd)
+{
+	const struct tree_part part = {
+		.dir_fd = dup(root), .name = name, .as = as, .shown = "it", .keep_owners = owners};
+	struct banger_error err = {0};
+	struct archive *a = archive_read_new();
+
+	assert_int_equal(tree_stream_part(&part, s, fd, &err), 0);
+	archive_read_support_format_tar(a);
+	assert_int_equal(archive_read_open_fd(a, *fd, 65536), ARCHIVE_OK);
+	return a;
+}
+
+static void parts(void **state)
+{
+	struct tree_stream *s = NULL;
+	struct archive_entry *e;
+	int fd;
+
+	assert_int_equal(mkdirat(root, "sub", 0755), 0);
+	put("sub/file", "hello");
+	put("top", "x");
+	if (geteuid() == 0)
+		assert_int_equal(fchownat(root, "sub/file", 1234, 567, 0), 0);
+	/* A tree under another name, root's. */
+	struct archive *a = begin_part("sub", "there", false, &s, &fd);
+	assert_int_equal(archive_entry_uid(next(a, "there")), 0);
+	e = next(a, "there/file");
+	assert_int_equal(archive_entry_uid(e) + archive_entry_gid(e), 0);
+	assert_int_equal(archive_read_next_header(a, &e), ARCHIVE_EOF);
+	end(a, s, fd);
+	/* A file, with its owner. */
+	a = begin_part("top", "a", true, &s, &fd);
+	assert_int_equal(archive_entry_uid(next(a, "a")), geteuid());
+	assert_int_equal(archive_read_next_header(a, &e), ARCHIVE_EOF);
+	end(a, s, fd);
+	/* What is in a directory, and not that. */
+	a = begin_part(NULL, NULL, false, &s, &fd);
+	next(a, "sub");
+	next(a, "sub/file");
+	next(a, "top");
+	assert_int_equal(archive_read_next_header(a, &e), ARCHIVE_EOF);
+	end(a, s, fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -384,6 +431,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(broken_is_not_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(vanished_is_not_whole, setup, teardown),
 		cmocka_unit_test_setup_teardown(reader_goes_away, setup, teardown),
+		cmocka_unit_test_setup_teardown(parts, setup, teardown),
 	};
 	setlocale(LC_CTYPE, "C.UTF-8");
 	return cmocka_run_group_tests_name("ctl/tree", tests, NULL, NULL);

@@ -9,6 +9,7 @@ Nothing here sleeps for a fixed time to let something happen: until() waits for 
 """
 import ctypes
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import wire
@@ -56,6 +58,16 @@ def until(condition, what, seconds=10.0):
         if time.monotonic() > deadline:
             raise AssertionError(f'waited {seconds} s for {what}')
         time.sleep(0.004)
+
+
+def loop_mount(image, point, *options, check=True):
+    """Mount a file's filesystem. mount(8) looks for a free loop device and then takes it: one at a time."""
+    lock = os.open(pathlib.Path(tempfile.gettempdir()) / 'banger-test-loop.lock', os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return run('mount', '-o', ','.join(('loop', *options)), image, point, check=check)
+    finally:
+        os.close(lock)
 
 
 def mounts_under(path):

@@ -25,7 +25,7 @@ def fsck(image):
 def mounted(image, point, options='ro,noload'):
     point = pathlib.Path(point)
     point.mkdir(parents=True, exist_ok=True)
-    subprocess.run(['mount', '-t', 'ext4', '-o', f'loop,{options}', image, point], check=True)
+    harness.loop_mount(image, point, options)
     try:
         yield point
     finally:

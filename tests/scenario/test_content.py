@@ -37,7 +37,7 @@ SERVE, RUN = (next((p for p in sorted(harness.BUILD.rglob(n)) if p.is_file()), N
 
 def kernel_mount(image, point, *options):
     point.mkdir(parents=True, exist_ok=True)
-    run('mount', '-o', ','.join(('loop', *options)), image, point)
+    harness.loop_mount(image, point, *options)
     return point
 
 
@@ -51,7 +51,7 @@ def make_image(path, mkfs, fill, size='64M', tune=()):
         run(*step, path)
     point = path.parent / 'fill'
     point.mkdir(exist_ok=True)
-    if run('mount', '-o', 'loop', path, point, check=False).code:
+    if harness.loop_mount(path, point, check=False).code:
         pytest.skip('the kernel does not know this variant')
     try:
         fill(point)

@@ -92,7 +92,7 @@ def fsck(image):
 @contextlib.contextmanager
 def mounted(image, point, options='ro,noload'):
     point.mkdir(exist_ok=True)
-    subprocess.run(['mount', '-t', 'ext4', '-o', f'loop,{options}', image, point], check=True)
+    harness.loop_mount(image, point, options)
     try:
         yield point
     finally:

@@ -188,7 +188,7 @@ def small_disk(path, kind, megabytes):
         with open(image, 'wb') as file:
             file.truncate(megabytes * MIB)
         subprocess.run(['mkfs.xfs', '-q', '-f', image] if kind == 'xfs' else ['mke2fs', '-q', '-t', 'ext4', '-b', '1024', '-m', '0', image], check=True)
-        subprocess.run(['mount', '-o', 'loop', image, path], check=True)
+        harness.loop_mount(image, path)
     try:
         yield path
     finally:

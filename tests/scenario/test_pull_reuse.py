@@ -30,7 +30,7 @@ def world(worlds, base):
         f.truncate(1200 * MIB)
     subprocess.run(['mkfs.xfs', '-q', '-m', 'reflink=1', disk], check=True)
     banger.state.mkdir(parents=True, exist_ok=True)
-    subprocess.run(['mount', '-o', 'loop', disk, banger.state], check=True)
+    harness.loop_mount(disk, banger.state)
     try:
         yield banger.start()
     finally:

@@ -51,7 +51,7 @@ def start(host, *args, **popen):
 
 def qemus(host):
     """Command lines of this daemon's VMs, {pid: text}."""
-    return {p: c for p, c in harness.children(host.daemon.pid).items() if 'qemu' in c}
+    return {p: c for p, c in harness.children(host.daemon.pid).items() if 'qemu' in c and ' -name ' in c}
 
 
 def nothing_left(host):

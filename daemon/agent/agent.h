@@ -62,6 +62,10 @@ int init_become(const char *path, char *why);
 /* End everything: kill, unmount, sync, restart or halt. Never returns. */
 __attribute__((noreturn)) void power_off(void);
 
+/* ---- registry.c */
+/* Who served /banger is gone: have the kernel refuse what is asked of it. */
+void registry_lost(void);
+
 /* ---- user.c: names of users in the image's own files. */
 struct user {
 	uid_t uid;

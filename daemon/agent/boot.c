@@ -307,9 +307,11 @@ static int mount_work(const char *work, char *why)
 
 static int mount_registry(const char *how, char *why)
 {
+	const unsigned long flags = MS_NOSUID | MS_NODEV;
+
 	mkdir("/banger", 0755);
-	if (mount("banger", "/banger", "virtiofs", strcmp(how, "rw") == 0 ? 0 : MS_RDONLY, NULL) <
-		0)
+	if (mount("banger", "/banger", "virtiofs",
+		    strcmp(how, "rw") == 0 ? flags : flags | MS_RDONLY, NULL) < 0)
 		return fail(why, errno, "cannot mount the registry at", "/banger");
 	return 0;
 }

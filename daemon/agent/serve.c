@@ -172,6 +172,12 @@ static bool on_common(const struct agent_frame *f)
 		else
 			broken("a malformed PING");
 		return true;
+	case AGENT_REGISTRY_LOST:
+		if (f->len == 0)
+			registry_lost();
+		else
+			broken("a malformed REGISTRY_LOST");
+		return true;
 	case AGENT_TIME:
 		if (f->len == 8)
 			set_time(f);

@@ -28,7 +28,7 @@
  * arenas, unless that is given. */
 #define VIRTIOFSD_ENV "MALLOC_ARENA_MAX=4"
 #define READY_MS 20000
-#define MOMENT_MS 1000
+#define MOMENT_MS 300
 #define END_MS 3000
 #define STACK (128 * 1024)
 

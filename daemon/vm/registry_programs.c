@@ -61,7 +61,8 @@ static int look_at(const char *program, struct virtiofsd *ret)
 	int r = virtiofsd_parse_version(text, &v.kind, v.version);
 	if (r < 0)
 		return r;
-	snprintf(v.program, sizeof(v.program), "%s", program);
+	if (!realpath(program, v.program)) /* it is started from elsewhere */
+		return -errno;
 	*ret = v;
 	return 0;
 }

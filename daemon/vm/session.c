@@ -162,6 +162,8 @@ static void fill_common(struct session *s)
 		if (say(s, AGENT_TIME, 0, b, sizeof(b)))
 			s->set_time = 0;
 	}
+	if (s->registry_lost)
+		s->registry_lost = !say(s, AGENT_REGISTRY_LOST, 0, NULL, 0);
 	/* One answer is enough for all who asked until now. */
 	if (s->pings_sent != s->pings && say_u32(s, AGENT_PING, 0, s->pings))
 		s->pings_sent = s->pings;
@@ -730,6 +732,14 @@ void session_set_time(struct session *s, int64_t realtime_us)
 {
 	pthread_mutex_lock(&s->lock);
 	s->set_time = realtime_us;
+	session_kick(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void session_registry_lost(struct session *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->registry_lost = true;
 	session_kick(s);
 	pthread_mutex_unlock(&s->lock);
 }

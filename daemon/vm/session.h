@@ -65,6 +65,8 @@ int session_get(struct session *s, const char *path, int fd, int cancel_fd, stru
 int session_power_off(struct session *s, struct banger_error *err);
 /* Tell the guest what time it is, after a pause. Best effort. */
 void session_set_time(struct session *s, int64_t realtime_us);
+/* Say that the registry's server is gone, so that nobody in the VM waits for it. */
+void session_registry_lost(struct session *s);
 /* Ask the agent whether it is there: round trip in microseconds; TIMEOUT after timeout_ms. */
 int session_ping(struct session *s, int timeout_ms, int64_t *ret_us, struct banger_error *err);
 

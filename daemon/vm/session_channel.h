@@ -63,6 +63,7 @@ struct session {
 	unsigned turn;				      /* whose stdin goes first */
 	bool power_off;
 	int64_t set_time; /* 0: not to be set */
+	bool registry_lost; /* to be said */
 	uint32_t pings, pings_sent, pongs;
 
 	/* Of the thread alone. */

@@ -31,6 +31,9 @@ static void lost(void *arg, const char *how)
 		return;
 	log_warn("a VM has lost its registry, until it is started again", KV_S("vm", vm->name),
 		KV_S("reason", how));
+	_cleanup_machine_ struct machine *m = vm_machine(vm);
+	if (m)
+		session_registry_lost(machine_session(m));
 	if (vm_note(vm, note_lost, (void *)how, "registry lost", &err) < 0)
 		log_err("the loss of a VM's registry could not be told", KV_S("vm", vm->name),
 			KV_ERR(&err));

@@ -94,6 +94,7 @@ enum agent_type {
 	AGENT_PING,      /* channel 0: u32, for PONG */
 	AGENT_TIME,      /* channel 0: u64 microseconds since the epoch, what the clock shall say */
 	AGENT_ATTACH,    /* channel 0: u32 AGENT_PROTOCOL, AGENT_MARK, token */
+	AGENT_REGISTRY_LOST, /* channel 0: nothing: who served the registry is gone, and who waits for it waits in vain */
 	/* both ways */
 	AGENT_CREDIT = 128, /* u32 bytes, u8 stream: 0 stdin, 1 stdout, 2 stderr */
 	AGENT_CLOSE,        /* u8 stream: the receiver of this stream takes no more of it */

@@ -15,12 +15,12 @@
  * goes on without reading anything; only after an error of the disk the digest is computed again.
  */
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <banger/fault.h>
 #include <banger/log.h>
 #include "pull/blob.h"
+#include "pull/cancel.h"
 
 enum {
 	REHASH_PIECE = 1024 * 1024,
@@ -178,15 +178,6 @@ static ssize_t read_some(struct blob *b, void *buf, size_t len, int64_t at)
 	}
 }
 
-static int check_cancelled(int cancel_fd, struct banger_error *err)
-{
-	struct pollfd p = {.fd = cancel_fd, .events = POLLIN};
-
-	if (cancel_fd >= 0 && poll(&p, 1, 0) > 0)
-		return banger_error_set(err, BANGER_CANCELLED, "cancelled");
-	return 0;
-}
-
 /* What of the file can be gone on with: whole blocks, or all of it when all of it is there. */
 static int usable_length(struct blob *b, int64_t *ret, struct banger_error *err)
 {
@@ -223,7 +214,7 @@ static int rehash(struct blob *b, int64_t len, int cancel_fd, struct banger_erro
 		pull_hash_update(b->hash, buf, (size_t)n);
 		at += n;
 		set_available(b, at);
-		int r = check_cancelled(cancel_fd, err);
+		int r = pull_check_cancelled(cancel_fd, err);
 		if (r < 0)
 			return r;
 	}
@@ -246,7 +237,7 @@ static int digest_of_file(
 		return r;
 	while ((n = read(fd, buf, REHASH_PIECE)) > 0) {
 		pull_hash_update(hash, buf, (size_t)n);
-		if ((r = check_cancelled(cancel_fd, err)) < 0)
+		if ((r = pull_check_cancelled(cancel_fd, err)) < 0)
 			return r;
 	}
 	if (n < 0)

@@ -9,11 +9,11 @@
  * then does it get its name.
  */
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "pull/bundle.h"
+#include "pull/cancel.h"
 #include "unpack/bundle_run.h"
 
 #define SIZE_MAX_BYTES (INT64_C(16) << 40)
@@ -259,15 +259,6 @@ static int read_text(int fd, char **ret, size_t *ret_len, struct banger_error *e
 
 #define PIECE (256 << 10)
 
-static int check_cancelled(int cancel_fd, struct banger_error *err)
-{
-	struct pollfd p = {.fd = cancel_fd, .events = POLLIN};
-
-	if (cancel_fd >= 0 && poll(&p, 1, 0) > 0)
-		return banger_error_set(err, BANGER_CANCELLED, "cancelled");
-	return 0;
-}
-
 /* A few bytes of an archive can make a hole of terabytes, which takes an hour to hash. */
 static int digest_zeros(struct pull_hash *h, int64_t len, int cancel_fd, struct banger_error *err)
 {
@@ -278,7 +269,7 @@ static int digest_zeros(struct pull_hash *h, int64_t len, int cancel_fd, struct 
 		size_t n = len < PIECE ? (size_t)len : PIECE;
 		pull_hash_update(h, zeros, n);
 		len -= (int64_t)n;
-		r = check_cancelled(cancel_fd, err);
+		r = pull_check_cancelled(cancel_fd, err);
 	}
 	return r;
 }
@@ -292,7 +283,7 @@ static int digest_data(struct pull_hash *h, int fd, int64_t at, int64_t end, cha
 			continue;
 		if (n <= 0)
 			return banger_error_set_errno(err, n < 0 ? errno : EIO, "reading it");
-		int r = check_cancelled(cancel_fd, err);
+		int r = pull_check_cancelled(cancel_fd, err);
 		if (r < 0)
 			return r;
 		pull_hash_update(h, buf, (size_t)n);

@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <banger/model.h>
+#include "pull/cancel.h"
 #include "pull/catalog_internal.h"
 #include "pull/fetch.h"
 
@@ -23,13 +24,6 @@
 static int cancelled(const char *what, struct banger_error *err)
 {
 	return banger_error_set(err, BANGER_CANCELLED, "fetching %s was cancelled", what);
-}
-
-static bool is_cancelled(int cancel_fd)
-{
-	struct pollfd p = {.fd = cancel_fd, .events = POLLIN};
-
-	return cancel_fd >= 0 && poll(&p, 1, 0) > 0;
 }
 
 /* ---- a file of this host */
@@ -68,7 +62,7 @@ static int copy_file(
 		if (n == 0)
 			return banger_error_set(err, BANGER_CORRUPT,
 				"%s became shorter while it was read", e->location);
-		if (is_cancelled(cancel_fd))
+		if (pull_cancelled(cancel_fd))
 			return cancelled(e->location, err);
 		r = blob_write(b, buf, (size_t)n, err);
 		at += n;
@@ -129,7 +123,7 @@ static int wait_for_other(struct blob *b, int cancel_fd, struct banger_error *er
 		}
 		(void)poll(p, ELEMENTSOF(p), 1000);
 		(void)eventfd_read(event, &n);
-		if (is_cancelled(cancel_fd)) {
+		if (pull_cancelled(cancel_fd)) {
 			r = cancelled(blob_digest(b), err);
 			break;
 		}

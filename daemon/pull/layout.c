@@ -9,10 +9,10 @@
  */
 #include <fcntl.h>
 #include <linux/openat2.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include "pull/cancel.h"
 #include "pull/fields.h"
 #include "pull/layout.h"
 #include "pull/parts.h"
@@ -212,15 +212,6 @@ int layout_blob_fd(
 	return 0;
 }
 
-static int check_cancelled(int cancel_fd, struct banger_error *err)
-{
-	struct pollfd p = {.fd = cancel_fd, .events = POLLIN};
-
-	if (cancel_fd >= 0 && poll(&p, 1, 0) > 0)
-		return banger_error_set(err, BANGER_CANCELLED, "cancelled");
-	return 0;
-}
-
 int layout_verify(int fd, const struct pull_descriptor *d, int cancel_fd, struct banger_error *err)
 {
 	_cleanup_pull_hash_ struct pull_hash *h = NULL;
@@ -236,7 +227,7 @@ int layout_verify(int fd, const struct pull_descriptor *d, int cancel_fd, struct
 	if (!piece)
 		return banger_error_oom(err);
 	do {
-		if ((r = check_cancelled(cancel_fd, err)) < 0)
+		if ((r = pull_check_cancelled(cancel_fd, err)) < 0)
 			return r;
 		if ((n = read_at(fd, piece, PIECE, done)) < 0)
 			return banger_error_set_errno(

@@ -582,7 +582,7 @@ static int take_header(struct tar_reader *t, const struct tar_header *h, struct 
 		return read_long(t, h, &t->long_link, err);
 	case 'V': /* the archive's label */
 		r = header_size(t, h, &size, err);
-		return r < 0 ? r : tar_skip(t, size + padding_of(size), err);
+		return r < 0 ? r : tar_skip(t, (uint64_t)size + padding_of((uint64_t)size), err);
 	default:
 		r = take_member(t, h, err);
 		return r < 0 ? r : 1;

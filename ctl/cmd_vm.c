@@ -273,7 +273,8 @@ const struct cli_command cmd_vm_commands[] = {
 			"point. Changes to the image's filesystem are gone with the VM.\n\n"
 			"With --detach the VM is one of its own, as of \"vm create\": its name is printed, the "
 			"command's output goes to its console (\"vm logs\"), and it powers off when the command ends. "
-			"\"vm rm\" removes it; \"vm start\" boots it again, without the command.",
+			"\"vm rm\" removes it; \"vm start\" boots it again, without the command. With --rm as well it is "
+			"gone when the command ends, or bangerd, or by \"vm kill\".",
 		.arguments = CLI_ARGUMENTS(IMAGE_ARGUMENT),
 		.rest = "CMD...",
 		.rest_help = "The command and its arguments, as they are: no shell reads them",
@@ -282,7 +283,7 @@ const struct cli_command cmd_vm_commands[] = {
 			TERMINAL_OPTIONS,
 			{"detach", 'd', CLI_FLAG, NULL, "Leave it running, and print its name"},
 			{"rm", 0, CLI_FLAG, NULL,
-				"Remove the VM when the command ends, which is so without --detach"},
+				"Remove the VM when the command ends; without --detach that is so anyway"},
 			COMMAND_OPTIONS,
 			{"entrypoint", 0, CLI_TEXT, "CMD", "Run this instead of the image's entry point; \"\" is none"},
 			MACHINE_OPTIONS,

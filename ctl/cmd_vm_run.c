@@ -4,15 +4,18 @@
  *
  * "run" in the foreground is one request, vm.run: the VM lives as long as our connection, and to hang up is to end it.
  * "run --detach" is a VM of vm.create with a command started in it apart from us, at whose end it powers off; when that
- * cannot be started the VM is removed again.
+ * cannot be started the VM is removed again. With --rm too it is a VM of vm.run, which nobody holds by a connection.
  *
  * Standard input: a pipe or a file goes to the command always, as with any command; a terminal only with -i, so that
  * what is typed meanwhile stays the shell's.
  */
-#include <string.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
 #include <banger/log.h>
 #include <banger/methods.h>
+#include <banger/model.h>
 #include "cmd_vm.h"
 #include "relay.h"
 #include "text.h"
@@ -22,25 +25,22 @@
 /* ---- create */
 
 /* Watch until the VM has a name, or the operation has ended without giving it one. */
-static int wait_for_name(struct ctl *c, struct vm_view *view, struct banger_error *err)
+static void wait_for_name(struct vm_view *view)
 {
-	while (!*vm_view_name(view) && !vm_view_outcome(view)) {
+	while (vm_view_look(view) == 0 && !*vm_view_name(view) && !vm_view_outcome(view))
 		usleep(20000);
-		vm_view_look(view);
-	}
-	return 0;
 }
 
-/* The result of an operation that goes by itself: its VM, or its error. */
-static int status_of(
-	struct ctl *c, const char *op_id, struct json_object **ret, struct banger_error *err)
+/* The document of an operation that goes by itself, by op.show or its own .status; or the operation's error. */
+static int status_of(struct ctl *c, const char *method, const char *op_id, struct json_object **ret,
+	struct banger_error *err)
 {
 	_cleanup_json_ struct json_object *params = NULL, *result = NULL;
 	_cleanup_op_ banger_op_id saved = banger_op_enter(banger_op_id_mint().s);
 
 	int r = ctl_params(&params, err, "op_id", op_id, NULL);
 	if (r == 0)
-		r = ctl_call(c, BANGER_METHOD_VM_CREATE_STATUS, TAKE_PTR(params), &result, err);
+		r = ctl_call(c, method, TAKE_PTR(params), &result, err);
 	if (r < 0)
 		return r;
 	struct json_object *op = banger_json_get(result, "op");
@@ -66,10 +66,10 @@ static int create_detached(struct ctl *c, struct json_object *params, struct ban
 		return r;
 	const char *op_id = banger_json_str(result, "op_id");
 	r = vm_view_new(c, "creating", op_id, true, &view, err);
-	if (r == 0)
-		r = wait_for_name(c, view, err);
-	if (r == 0)
-		r = status_of(c, op_id, &status, err);
+	if (r < 0)
+		return r;
+	wait_for_name(view);
+	r = status_of(c, BANGER_METHOD_VM_CREATE_STATUS, op_id, &status, err);
 	if (r < 0)
 		return r;
 	const char *name = banger_json_str(banger_json_get(status, "vm"), "name");
@@ -106,6 +106,7 @@ int do_vm_create(struct ctl *c, const struct cli_invocation *in, struct banger_e
 	if (!params)
 		return banger_error_oom(err);
 	int r = vm_add_machine(params, in->args[0], in, err);
+	c->usage = r == -EINVAL;
 	if (r == 0 && cli_given(in, "no-start") && banger_json_add_bool(params, "start", false) < 0)
 		r = banger_error_oom(err);
 	if (r < 0)
@@ -246,6 +247,7 @@ int do_vm_exec(struct ctl *c, const struct cli_invocation *in, struct banger_err
 	if (r == 0 && cli_given(in, "timeout") &&
 		banger_json_add_int(params, "timeout_ms", cli_number(in, "timeout", 0)) < 0)
 		r = banger_error_oom(err);
+	c->usage = r == -EINVAL; /* a word is wrong, and nobody was asked */
 	if (r < 0)
 		return r;
 	if (cli_given(in, "detach"))
@@ -264,6 +266,7 @@ int do_vm_shell(struct ctl *c, const struct cli_invocation *in, struct banger_er
 		r = vm_add_texts(params, "argv", "argument", argv, ELEMENTSOF(argv), err);
 	if (r == 0)
 		r = vm_add_circumstances(params, in, err);
+	c->usage = r == -EINVAL;
 	return r < 0 ? r : run_program(c, TAKE_PTR(params), true, isatty(STDIN_FILENO), err);
 }
 
@@ -303,6 +306,7 @@ static int run_here(struct ctl *c, const struct cli_invocation *in, struct bange
 		r = add_terminal(params, relay.tty, err);
 	if (r == 0)
 		r = vm_view_new(c, "starting", banger_op_current(), true, &view, err);
+	c->usage = r == -EINVAL;
 	if (r < 0)
 		return r;
 	relay.view = view;
@@ -326,28 +330,92 @@ static void remove_again(struct ctl *c, const char *id)
 		ctl_say_error(&why);
 }
 
+/* params: of the command; taken. */
 static int start_main(
-	struct ctl *c, const struct cli_invocation *in, const char *id, struct banger_error *err)
+	struct ctl *c, struct json_object *params, const char *id, struct banger_error *err)
 {
 	_cleanup_op_ banger_op_id saved = banger_op_enter(banger_op_id_mint().s);
-	_cleanup_json_ struct json_object *params = NULL;
+	_cleanup_json_ struct json_object *owned = params;
 
-	int r = ctl_params(&params, err, "vm", id, NULL);
+	if (banger_json_add_str(owned, "vm", id) < 0)
+		return banger_error_oom(err);
+	return start_program(c, TAKE_PTR(owned), true, err);
+}
+
+/* Watch until its command runs, or all is over already; the signals that mean "stop" cancel it. */
+static void wait_for_command(struct ctl *c, struct vm_view *view, const char *op_id)
+{
+	const struct timespec turn = {.tv_nsec = 50000000};
+	sigset_t stop, before;
+
+	ctl_stop_signals(&stop);
+	pthread_sigmask(SIG_BLOCK, &stop, &before);
+	while (vm_view_look(view) == 0 && strcmp(vm_view_phase(view), "running") != 0 &&
+		!vm_view_outcome(view)) {
+		int number = sigtimedwait(&stop, NULL, &turn);
+
+		if (number > 0 && c->signal)
+			break;
+		if (number > 0) {
+			c->signal = number;
+			(void)ctl_cancel(c, op_id);
+		}
+		vm_view_tick(view);
+	}
+	vm_view_end(view);
+	if (!c->signal)
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* A VM that goes with its command, and with bangerd: vm.run, apart from us. */
+static int run_transient(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
+{
+	_cleanup_json_ struct json_object *params = json_object_new_object(), *result = NULL,
+					  *status = NULL;
+	_cleanup_vm_view_ struct vm_view *view = NULL;
+	char made_up[BANGER_NAME_MAX + 1];
+
+	if (!params)
+		return banger_error_oom(err);
+	int r = vm_add_machine(params, in->args[0], in, err);
 	if (r == 0)
 		r = run_params(in, params, err);
-	return r < 0 ? r : start_program(c, TAKE_PTR(params), true, err);
+	c->usage = r == -EINVAL;
+	if (r == 0)
+		r = ctl_call(c, BANGER_METHOD_VM_RUN_BEGIN, TAKE_PTR(params), &result, err);
+	if (r < 0)
+		return r;
+	const char *op_id = banger_json_str(result, "op_id"), *name = cli_text(in, "name");
+	r = vm_view_new(c, "starting", op_id, true, &view, err);
+	if (r < 0)
+		return r;
+	wait_for_command(c, view, op_id);
+	r = status_of(c, BANGER_METHOD_OP_SHOW, op_id, &status, err);
+	if (r < 0)
+		return r;
+	name = name ? name : vm_view_name(view);
+	snprintf(made_up, sizeof(made_up), "vm-%s", op_id && strlen(op_id) > 3 ? op_id + 3 : "");
+	if (!*name) /* it was over before anybody looked */
+		name = made_up;
+	if (c->json)
+		return banger_json_add_str(result, "name", name) < 0
+			       ? banger_error_oom(err)
+			       : ctl_print_json(c, result, err);
+	puts(name);
+	return 0;
 }
 
 static int run_detached(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)
 {
-	_cleanup_json_ struct json_object *params = json_object_new_object(), *result = NULL;
-	bool tty;
+	_cleanup_json_ struct json_object *params = json_object_new_object(), *result = NULL,
+					  *command = json_object_new_object();
 
-	if (!params)
+	if (!params || !command)
 		return banger_error_oom(err);
-	int r = check_terminal(c, in, &tty, err);
+	int r = vm_add_machine(params, in->args[0], in, err);
 	if (r == 0)
-		r = vm_add_machine(params, in->args[0], in, err);
+		r = run_params(in, command, err);
+	c->usage = r == -EINVAL;
 	/* Who stays init ends the VM with the command. */
 	if (r == 0 && !cli_given(in, "init") && banger_json_add_str(params, "init", "agent") < 0)
 		r = banger_error_oom(err);
@@ -357,7 +425,7 @@ static int run_detached(struct ctl *c, const struct cli_invocation *in, struct b
 		return r;
 	struct json_object *vm = banger_json_get(result, "vm");
 	const char *id = banger_json_str(vm, "id"), *name = banger_json_str(vm, "name");
-	r = start_main(c, in, id, err);
+	r = start_main(c, TAKE_PTR(command), id, err);
 	if (r < 0) {
 		if (!c->unreachable)
 			remove_again(c, id);
@@ -374,10 +442,11 @@ int do_vm_run(struct ctl *c, const struct cli_invocation *in, struct banger_erro
 {
 	if (!cli_given(in, "detach"))
 		return run_here(c, in, err);
-	if (cli_given(in, "rm"))
-		return ctl_usage(c, err,
-			"--rm and --detach exclude each other: \"banger-ctl vm rm -f\" removes it");
 	if (cli_given(in, "timeout"))
 		return ctl_usage(c, err, "--timeout and --detach exclude each other");
-	return run_detached(c, in, err);
+	bool tty;
+	int r = check_terminal(c, in, &tty, err);
+	if (r < 0)
+		return r;
+	return cli_given(in, "rm") ? run_transient(c, in, err) : run_detached(c, in, err);
 }

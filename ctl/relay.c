@@ -141,7 +141,7 @@ static void look(struct pump *p, bool show)
 	if (show)
 		vm_view_tick(p->relay->view);
 	else
-		vm_view_look(p->relay->view);
+		(void)vm_view_look(p->relay->view);
 	if (strcmp(vm_view_phase(p->relay->view), "command") == 0)
 		begin(p);
 }

@@ -68,19 +68,20 @@ static int connect_patiently(struct vm_view *v)
 	return 0;
 }
 
-void vm_view_look(struct vm_view *v)
+int vm_view_look(struct vm_view *v)
 {
 	_cleanup_op_ banger_op_id saved = banger_op_enter(banger_op_id_mint().s);
 	_cleanup_json_ struct json_object *params = NULL, *result = NULL;
 
-	if (!v->client && connect_patiently(v) < 0)
-		return;
-	if (ctl_params(&params, NULL, "op_id", v->op_id, NULL) < 0)
-		return;
+	int r = v->client ? 0 : connect_patiently(v);
+	if (r == 0)
+		r = ctl_params(&params, NULL, "op_id", v->op_id, NULL);
+	if (r < 0)
+		return r;
 	if (banger_client_call(v->client, BANGER_METHOD_OP_SHOW, TAKE_PTR(params), &result, NULL) <
 		0) {
 		banger_client_freep(&v->client);
-		return;
+		return 0;
 	}
 	struct json_object *op = banger_json_get(result, "op"),
 			   *progress = banger_json_get(op, "progress");
@@ -92,6 +93,7 @@ void vm_view_look(struct vm_view *v)
 		take(v->name, sizeof(v->name), name);
 	if (outcome && strcmp(outcome, "running") != 0)
 		take(v->outcome, sizeof(v->outcome), outcome);
+	return 0;
 }
 
 const char *vm_view_phase(const struct vm_view *v)
@@ -159,7 +161,7 @@ void vm_view_tick(void *arg)
 {
 	struct vm_view *v = arg;
 
-	vm_view_look(v);
+	(void)vm_view_look(v);
 	show(v);
 }
 

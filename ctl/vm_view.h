@@ -21,8 +21,8 @@ void vm_view_freep(struct vm_view **v);
 void vm_view_tick(void *v);
 /* Take the line away (a terminal). */
 void vm_view_end(void *v);
-/* Look only. */
-void vm_view_look(struct vm_view *v);
+/* Look only. -EHOSTDOWN: there is no daemon. */
+int vm_view_look(struct vm_view *v);
 
 /* The last stage that was seen, "" for none; the VM's name, "" when it is not known yet. Borrowed. */
 const char *vm_view_phase(const struct vm_view *v);

@@ -203,26 +203,27 @@ static int handle_rm(void *ctx, struct rpc_call *call, struct banger_error *err)
 
 static int fd_at(const struct rpc_call *call, size_t i)
 {
-	return i < call->nfds ? call->fds[i] : -1;
+	return call && i < call->nfds ? call->fds[i] : -1;
 }
 
-static int give_end(struct rpc_call *call, const struct vm_result *result, struct banger_error *err)
+static int give_end(
+	const struct vm_result *result, struct json_object **ret, struct banger_error *err)
 {
-	call->result = json_object_new_object();
-	if (!call->result || banger_json_add_str(call->result, "name", result->name) < 0 ||
-		banger_json_add_str(call->result, "accel", result->accel) < 0 ||
+	_cleanup_json_ struct json_object *o = json_object_new_object();
+
+	if (!o || banger_json_add_str(o, "name", result->name) < 0 ||
+		banger_json_add_str(o, "accel", result->accel) < 0 ||
 		(result->signal == 0 &&
-			banger_json_add_int(call->result, "exit_code", result->exit_code) < 0) ||
-		(result->signal != 0 &&
-			banger_json_add_int(call->result, "signal", result->signal) < 0))
+			banger_json_add_int(o, "exit_code", result->exit_code) < 0) ||
+		(result->signal != 0 && banger_json_add_int(o, "signal", result->signal) < 0))
 		return banger_error_oom(err);
+	*ret = TAKE_PTR(o);
 	return 0;
 }
 
-static void take_exec(struct rpc_call *call, struct vm_exec *ret)
+/* call NULL: without descriptors. */
+static void take_exec(const struct rpc_call *call, struct json_object *p, struct vm_exec *ret)
 {
-	struct json_object *p = call->params;
-
 	*ret = (struct vm_exec){
 		.user = banger_json_str(p, "user"),
 		.workdir = banger_json_str(p, "workdir"),
@@ -251,38 +252,56 @@ static int handle_exec(void *ctx, struct rpc_call *call, struct banger_error *er
 		r = strings(call->params, "env", &env, err);
 	if (r < 0)
 		return r;
-	take_exec(call, &x);
+	take_exec(call, call->params, &x);
 	x.argv = argv;
 	x.entrypoint = banger_json_bool(call->params, "entrypoint", false);
 	x.env = env;
 	r = vm_service_exec(api->vms, call->op, word(call), &x, &result, err);
-	return r < 0 ? r : give_end(call, &result, err);
+	return r < 0 ? r : give_end(&result, &call->result, err);
 }
 
-static int handle_run(void *ctx, struct rpc_call *call, struct banger_error *err)
+/* call NULL: apart from any client, so the command is too. */
+static int run(const struct api *api, const struct rpc_call *call, struct operation *op,
+	struct json_object *params, struct json_object **ret, struct banger_error *err)
 {
-	const struct api *api = ctx;
 	_cleanup_free_ const char **argv = NULL, **env = NULL, **publish = NULL;
 	struct vm_result result;
 	struct vm_create c;
 	struct vm_exec x;
 
-	int r = strings(call->params, "argv", &argv, err);
+	int r = strings(params, "argv", &argv, err);
 	if (r == 0)
-		r = strings(call->params, "env", &env, err);
+		r = strings(params, "env", &env, err);
 	if (r == 0)
-		r = strings(call->params, "publish", &publish, err);
+		r = strings(params, "publish", &publish, err);
 	if (r < 0)
 		return r;
-	take_create(call->params, &c);
+	take_create(params, &c);
 	c.init = c.init ?: "agent";
 	c.publish = publish;
-	take_exec(call, &x);
+	take_exec(call, params, &x);
 	x.argv = argv;
-	x.entrypoint = banger_json_bool(call->params, "entrypoint", true);
+	x.entrypoint = banger_json_bool(params, "entrypoint", true);
 	x.env = env;
-	r = vm_service_run(api->vms, call->op, &c, &x, &result, err);
-	return r < 0 ? r : give_end(call, &result, err);
+	x.detach = x.main = !call;
+	r = vm_service_run(api->vms, op, &c, &x, &result, err);
+	return r < 0 ? r : give_end(&result, ret, err);
+}
+
+static int handle_run(void *ctx, struct rpc_call *call, struct banger_error *err)
+{
+	return run(ctx, call, call->op, call->params, &call->result, err);
+}
+
+static int run_apart(const struct api *api, struct operation *op, struct json_object *params,
+	bool trusted, struct json_object **ret, struct banger_error *err)
+{
+	return run(api, NULL, op, params, ret, err);
+}
+
+static int handle_run_begin(void *ctx, struct rpc_call *call, struct banger_error *err)
+{
+	return job_begin(ctx, call, run_apart, err);
 }
 
 static int handle_put(void *ctx, struct rpc_call *call, struct banger_error *err)
@@ -376,5 +395,6 @@ const struct rpc_method api_vm_methods[] = {
 	{"vm.logs", handle_logs, RPC_HANGUP, logs_params, 1, 1},
 	{"vm.console", handle_console, RPC_HANGUP, logs_params, 2, 2},
 	{"vm.run", handle_run, RPC_CHANGE | RPC_HANGUP, run_params, 3, 4},
+	{"vm.run.begin", handle_run_begin, RPC_CHANGE | RPC_LONG, run_params},
 	{NULL},
 };

@@ -10,6 +10,7 @@
 #include "vm/create.h"
 
 #define READY_US 10000000
+#define WAIT_MS 1000 /* between looks at the time */
 
 static int run_command(struct vm *vm, struct machine *m, struct operation *op,
 	const struct vm_exec *x, const char *config, struct session_result *ret,
@@ -181,6 +182,19 @@ static void add_failure(struct vm *vm, struct machine *m, int r, struct banger_e
 		r == -EHOSTDOWN ? "ended before its command did" : "failed", row.failure);
 }
 
+/* The command was left to itself: its end is that of the VM, which powers off with it. */
+static int wait_end(struct vm *vm, struct machine *m, struct operation *op, int64_t end_by,
+	struct banger_error *err)
+{
+	int r;
+
+	vm_progress(op, "running", vm->name);
+	do
+		r = machine_wait(m, WAIT_MS, operation_cancel_fd(op), err);
+	while (r == -ETIMEDOUT && (!end_by || banger_monotonic_us() < end_by));
+	return r;
+}
+
 static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exec *x,
 	const char *config, struct session_result *ret, struct banger_error *err)
 {
@@ -208,6 +222,8 @@ static int boot_and_run(struct vm *vm, struct operation *op, const struct vm_exe
 		vm_transition(vm, BANGER_VM_RUNNING, NULL, NULL, NULL);
 		vm_progress(op, "command", vm->name);
 		r = run_command(vm, m, op, &with, config, ret, err);
+		if (r == 0 && x->detach)
+			r = wait_end(vm, m, op, end_by, err);
 	} else if (r == -ETIMEDOUT || r == -EUCLEAN) {
 		vm_end(vm, err ? err->message : "its agent does not answer", NULL);
 		add_failure(vm, m, r, err);

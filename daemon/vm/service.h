@@ -150,7 +150,8 @@ int vm_service_get(struct vm_service *s, struct operation *op, const char *word,
 	int fd, struct banger_error *err);
 
 /* Boot, run, remove: a VM that ends with its caller. As create and exec; its VM is not in the store. The command's end is
- * the VM's. Progress: as create, then the phase "command". */
+ * the VM's. Progress: as create, then the phase "command".
+ * With x->detach and x->main it goes on until the command has ended, in the phase "running". */
 int vm_service_run(struct vm_service *s, struct operation *op, const struct vm_create *create,
 	const struct vm_exec *x, struct vm_result *ret, struct banger_error *err);
 

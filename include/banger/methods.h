@@ -80,6 +80,8 @@
  *   vm.run as vm.create (without "start") and vm.exec (without "vm", "detach" and "main"; entrypoint is true if left
  *           out) → as vm.exec
  *           The VM ends when the command or the client's connection does. It is in vm.ls as "transient".
+ *   vm.run.begin  as vm.run, without descriptors   → {"op_id"}   goes on by itself until the command has ended; its output
+ *           goes to the console
  *
  *   op.ls   {"limit"?,"failed"?:bool,"uid"?}       → {"ops":[<op>…] newest first}
  *   op.show {"op_id"}                              → {"op":<op>}   (op_id: whole, or a prefix that one has)
@@ -89,7 +91,7 @@
  *                                                    refused itself; it is logged and kept as any other
  *
  * A long <op> has "progress" while it runs; that of vm.create and vm.start is {"phase":"disk|network|boot|agent","name"} (of
- * vm.run also "command"),
+ * vm.run also "command", of vm.run.begin then "running"),
  * that of a pull is
  *   {"phase":"resolving|fetching|unpacking|finishing","digest"?,"fetched":BYTES,"total":BYTES,"members","content":BYTES,
  *    "layers":[{"digest","size","fetched","state":"waiting|fetching|held|fetched|reused"}]}
@@ -166,6 +168,7 @@
 	X(VM_LOGS, "vm.logs")                                                                      \
 	X(VM_CONSOLE, "vm.console")                                                                \
 	X(VM_RUN, "vm.run")                                                                        \
+	X(VM_RUN_BEGIN, "vm.run.begin")                                                            \
 	X(OP_LS, "op.ls")                                                                          \
 	X(OP_SHOW, "op.show")                                                                      \
 	X(OP_LOG, "op.log")                                                                        \

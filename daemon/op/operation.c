@@ -73,13 +73,15 @@ static enum banger_log_level level_of(enum banger_code code)
 static void log_ended(const struct banger_op_record *r)
 {
 	double ms = r->elapsed_us / 1000.0;
+	const char *vm = r->actor.vm[0] ? r->actor.vm : NULL;
 
 	if (r->code == BANGER_OK)
-		log_info("operation completed", KV_S("method", r->method), KV_D("elapsed_ms", ms));
+		log_info("operation completed", KV_S("method", r->method), KV_D("elapsed_ms", ms),
+			KV_S("vm", vm));
 	else
 		banger_log_(level_of(r->code), "operation failed", KV_S("method", r->method),
 			KV_D("elapsed_ms", ms), KV_S("code", banger_code_name(r->code)),
-			KV_S("error", r->message));
+			KV_S("error", r->message), KV_S("vm", vm));
 }
 
 /* progress: borrowed; NULL: none. */

@@ -17,9 +17,10 @@ import pytest
 import harness
 
 PROGRAMS = ('sh', 'cat', 'echo', 'sleep', 'id', 'env', 'true', 'wc', 'head', 'uname', 'ls', 'mkdir', 'rm', 'seq',
-            'sha256sum', 'kill', 'pwd', 'tr', 'yes', 'dd', 'stat', 'nproc', 'grep')
+            'sha256sum', 'kill', 'pwd', 'tr', 'yes', 'dd', 'stat', 'nproc', 'grep',
+            'mv', 'cp', 'rmdir', 'ln', 'mknod', 'touch', 'mount', 'mke2fs', 'chmod', 'getfattr', 'setfattr')
 MODULES = ('virtio', 'virtio_ring', 'virtio_mmio', 'virtio_blk', 'virtio_console', 'ext4', 'jbd2', 'mbcache', 'crc16',
-           'virtio_net', 'net_failover', 'failover')
+           'virtio_net', 'net_failover', 'failover', 'fuse', 'virtiofs')
 
 
 def find_deb(cache):
@@ -38,7 +39,9 @@ def find_deb(cache):
 
 
 def small_tar(deb, path):
-    """A tar with the package's kernel and the modules that a VM boots with: imported in a moment."""
+    """A tar with the package's kernel and the modules that a VM boots with: imported in a moment. Made once for each path."""
+    if path.exists():
+        return path
     files = subprocess.run(['dpkg-deb', '--fsys-tarfile', deb], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(files)) as whole, tarfile.open(path, 'w') as small:
         for entry in whole:

@@ -65,7 +65,7 @@ struct start {
 	const struct user *user;
 	const char **env;
 	const int *std;
-	struct report report;
+	volatile int step, errnum; /* of a report; to the compiler a store before _exit() would be none */
 };
 
 /* In the child. Never returns. */
@@ -96,7 +96,8 @@ __attribute__((noreturn)) static void run(struct start *s)
 		execvp(e->argv[0], (char **)e->argv);
 		report.errnum = errno;
 	}
-	s->report = report;
+	s->step = report.step;
+	s->errnum = report.errnum;
 	_exit(127);
 }
 
@@ -243,9 +244,10 @@ static int spawn(struct program *p, const struct agent_exec *e, const struct use
 	pid_t pid = start(&s);
 	if (pid < 0)
 		return cannot_start(-errno, why);
-	if (s.report.errnum) {
+	const struct report said = {s.step, s.errnum};
+	if (said.errnum) {
 		waitpid(pid, NULL, 0);
-		return explain(&s.report, e, why);
+		return explain(&said, e, why);
 	}
 	p->pid = pid;
 	take_ends(p, &ends);

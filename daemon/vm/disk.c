@@ -19,6 +19,7 @@
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/statvfs.h>
 #include <banger/log.h>
 #include "vm/internal.h"
 
@@ -26,6 +27,8 @@
 #define ROOT_QCOW2 "root.qcow2"
 #define WORK "work.ext4"
 #define SEED "work-seed.ext4"
+#define ROOM                                                                                       \
+	(16 << 20) /* what a boot may write; with less the guest would meet errors where nobody looks for a full disk */
 
 /* ---- directories */
 
@@ -129,6 +132,18 @@ int qcow2_make(int fd, int64_t size)
 	return 0;
 }
 
+static int check_room(struct vm *vm, struct banger_error *err)
+{
+	struct statvfs v;
+
+	if (fstatvfs(vm->service->vms_fd, &v) < 0 || (uint64_t)v.f_bavail * v.f_frsize >= ROOM)
+		return 0;
+	return banger_error_set(err, BANGER_NO_SPACE,
+		"the disk of the state directory has %llu KiB free: a VM needs %d MiB to begin "
+		"with",
+		(unsigned long long)v.f_bavail * v.f_frsize >> 10, ROOM >> 20);
+}
+
 static int create(int dir_fd, const char *name)
 {
 	return openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -187,7 +202,9 @@ int disk_make_root(struct vm *vm, const struct banger_image *image, struct bange
 	int64_t size = 0;
 	struct stat st;
 
-	int r = d->image_open(d->images, image, "rootfs.ext4", &base, err);
+	int r = check_room(vm, err);
+	if (r == 0)
+		r = d->image_open(d->images, image, "rootfs.ext4", &base, err);
 	if (r < 0)
 		return r;
 	if (fstat(base, &st) < 0)
@@ -294,7 +311,9 @@ int disk_open(const struct banger_vm *row, struct vm *vm, const struct banger_im
 	const int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW;
 	struct stat st;
 
-	int r = d->image_open(d->images, image, "rootfs.ext4", &disks.base_fd, err);
+	int r = check_room(vm, err);
+	if (r == 0)
+		r = d->image_open(d->images, image, "rootfs.ext4", &disks.base_fd, err);
 	if (r < 0)
 		return r;
 	disks.grow = fstat(disks.base_fd, &st) == 0 && st.st_size < row->disk;

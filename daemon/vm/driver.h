@@ -106,6 +106,7 @@ struct vmm_driver {
 	int (*status)(struct vmm_control *c, enum vmm_status *ret, struct banger_error *err);
 	/* Connect to the agent's port of a VMM that runs; non-blocking. */
 	int (*port_open)(int dir_fd, int *ret, struct banger_error *err);
+	int oldest; /* the first major version that can do what start() asks for */
 	/* How many CPUs and how much memory it gives a VM at most. */
 	int64_t max_cpus;
 	const char *arch; /* of its VMs, Debian's word */

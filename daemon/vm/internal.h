@@ -102,6 +102,8 @@ int vm_put_row(struct vm *vm, const struct banger_vm *row, const char *change, s
 
 /* ---- parts.c: what a VM needs of others */
 
+/* UNSUPPORTED: the VMM is not there, cannot be executed, or is too old. Starts it to ask for its version; buf gets that. */
+int parts_check_vmm(struct vm_service *s, char *buf, size_t size, struct banger_error *err);
 int parts_find_kernel(struct vm_service *s, const char *word, struct banger_kernel *ret, struct banger_error *err);
 int parts_check_limits(struct vm_service *s, int64_t *cpus, int64_t *memory, struct banger_error *err);
 int parts_open_kernel(struct vm_service *s, const struct banger_kernel *k, int *ret, struct banger_error *err);

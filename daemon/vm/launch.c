@@ -15,22 +15,39 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 static const char *const dirs[] = {"/usr/local/bin", "/usr/bin", "/bin"};
 
+/* 1: it can be run; 0: it is not there; negative: it is there, and cannot be. */
+static int try_program(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
+	if (!S_ISREG(st.st_mode))
+		return -EACCES;
+	return access(path, X_OK) == 0 ? 1 : -errno;
+}
+
 int spawn_check(const char *program, struct banger_error *err)
 {
 	char path[512];
 
-	if (strchr(program, '/') && access(program, X_OK) == 0)
-		return 0;
-	for (size_t i = 0; !strchr(program, '/') && i < ELEMENTSOF(dirs); i++) {
+	int r = strchr(program, '/') ? try_program(program) : 0;
+	for (size_t i = 0; !strchr(program, '/') && i < ELEMENTSOF(dirs) && r <= 0; i++) {
 		snprintf(path, sizeof(path), "%s/%s", dirs[i], program);
-		if (access(path, X_OK) == 0)
-			return 0;
+		int one = try_program(path);
+		r = one != 0 ? one : r;
 	}
+	if (r > 0)
+		return 0;
+	if (r < 0)
+		return banger_error_set(err, BANGER_UNSUPPORTED, "%s cannot be executed: %s",
+			program, strerrordesc_np(-r));
 	return banger_error_set(
 		err, BANGER_UNSUPPORTED, "%s is not installed (Debian: qemu-system-x86)", program);
 }

@@ -57,6 +57,19 @@ int parts_open_kernel(
 	return d->kernel_open(d->kernels, k, "vmlinuz", ret, err);
 }
 
+/* ---- the VMM */
+
+int parts_check_vmm(struct vm_service *s, char *buf, size_t size, struct banger_error *err)
+{
+	int r = s->driver->version(s->deps.config, buf, size, err);
+
+	if (r == 0 && atoi(buf) < s->driver->oldest)
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"%s %s is too old: banger needs %d.0 or newer", s->driver->name, buf,
+			s->driver->oldest);
+	return r;
+}
+
 /* ---- limits */
 
 int parts_check_limits(

@@ -59,7 +59,20 @@ static void describe(const struct machine_end *e, char *ret, size_t size)
 			sigabbrev_np(e->status) ?: "?");
 }
 
-static char *failure_text(const struct ending *g)
+/* One that ends with a status before the agent was ready may not have understood what it was told. */
+static void blame_version(struct vm_service *s, const struct ending *g, char *how, size_t size)
+{
+	struct banger_error err = {0};
+	char version[64];
+
+	if (g->agent || !g->end->known || g->end->code != CLD_EXITED || g->end->status == 0)
+		return;
+	size_t n = strlen(how);
+	if (parts_check_vmm(s, version, sizeof(version), &err) < 0)
+		snprintf(how + n, size - n, " (%.300s)", err.message);
+}
+
+static char *failure_text(struct vm_service *s, const struct ending *g)
 {
 	char how[512], *text = NULL;
 
@@ -67,6 +80,8 @@ static char *failure_text(const struct ending *g)
 		snprintf(how, sizeof(how), "%s", g->why);
 	else
 		describe(g->end, how, sizeof(how));
+	if (!g->why)
+		blame_version(s, g, how, sizeof(how));
 	if (asprintf(&text, "%s%s%s", how, g->end->console[0] ? "; its console ends with: " : "",
 		    g->end->console) < 0)
 		return NULL;
@@ -86,7 +101,7 @@ static void set_failure(void *arg, struct banger_vm *row)
 static void last_transition(struct vm *vm, const struct ending *g)
 {
 	bool well = ended_well(g);
-	_cleanup_free_ char *failure = well ? NULL : failure_text(g);
+	_cleanup_free_ char *failure = well ? NULL : failure_text(vm->service, g);
 	struct banger_error err = {0};
 
 	if (vm_transition(vm, well ? BANGER_VM_STOPPED : BANGER_VM_FAILED, set_failure, &failure,

@@ -133,6 +133,10 @@ int publish_check(const struct publish *p, struct banger_error *err)
 		if (errno == EADDRINUSE)
 			return banger_error_set(
 				err, BANGER_BUSY, "port %u of %s is in use", v->host, v->address);
+		if (errno == EADDRNOTAVAIL)
+			return banger_error_set(err, BANGER_BAD_REQUEST,
+				"port %u of %s cannot be published: this host has no such address",
+				v->host, v->address);
 		return banger_error_set_errno(
 			err, errno, "port %u of %s cannot be published", v->host, v->address);
 	}

@@ -20,6 +20,7 @@
 #include "vm/qmp.h"
 
 #define MAX_CPUS 64
+#define OLDEST 6 /* microvm with ACPI, memory backends of machines */
 #define ANSWER_MS 5000
 
 /* ---- sockets */
@@ -118,6 +119,7 @@ static int qemu_version(
 			err, errno, "cannot ask %s for its version", config->qemu);
 	posix_spawn_file_actions_init(&fa);
 	posix_spawn_file_actions_adddup2(&fa, p[1], 1);
+	posix_spawn_file_actions_addopen(&fa, 2, "/dev/null", O_WRONLY, 0);
 	int r = posix_spawnp(&pid, config->qemu, &fa, NULL, argv, env);
 	posix_spawn_file_actions_destroy(&fa);
 	close(p[1]);
@@ -127,6 +129,9 @@ static int qemu_version(
 		waitpid(pid, NULL, 0);
 	text[n > 0 ? n : 0] = '\0';
 	const char *v = strstr(text, "version ");
+	if (!v && spawn_check(config->qemu, err) == 0)
+		return banger_error_set(
+			err, BANGER_UNSUPPORTED, "%s is no QEMU: it does not say its version", config->qemu);
 	if (!v)
 		return banger_error_set(err, BANGER_UNSUPPORTED,
 			"%s is not installed (Debian: qemu-system-x86)", config->qemu);
@@ -296,6 +301,7 @@ const struct vmm_driver vmm_qemu = {
 	.power_button = qemu_power_button,
 	.status = qemu_status,
 	.port_open = qemu_port_open,
+	.oldest = OLDEST,
 	.max_cpus = MAX_CPUS,
 	.arch = "amd64",
 };

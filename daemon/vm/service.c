@@ -161,7 +161,7 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 	struct accel_verdict v;
 	char version[64] = "", detail[512], advice[512];
 
-	if (s->driver->version(s->deps.config, version, sizeof(version), &err) < 0)
+	if (parts_check_vmm(s, version, sizeof(version), &err) < 0)
 		report(arg, "qemu", false, err.message, "apt-get install qemu-system-x86");
 	else
 		report(arg, "qemu", true, version, NULL);

@@ -32,7 +32,7 @@ struct rpc_call {
 	int fds[BANGER_WIRE_FDS_MAX]; /* came with the request; TAKE_FD() what is kept, the rest is closed */
 	size_t nfds;
 	struct json_object *result; /* set by the handler; NULL: {} */
-	char *result_text;	    /* the same as text, for what is long: instead of result; owned */
+	char *result_text; /* the same as text, for what is long: instead of result; owned */
 	size_t result_len;
 	int reply_fds[BANGER_WIRE_FDS_MAX]; /* to send with the reply; closed after it */
 	size_t n_reply_fds;
@@ -51,21 +51,26 @@ struct rpc_param {
 };
 
 enum rpc_flags {
-	RPC_ANYONE = 1,	 /* whoever the socket lets in; else trusted peers */
-	RPC_CHANGE = 2,	 /* an operation to record; else recorded only when it fails */
-	RPC_STREAM = 4,	 /* the handler writes a stream and the connection ends with it */
-	RPC_HANGUP = 8,	 /* cancel the operation when the client goes away */
-	RPC_VM = 32,	 /* a VM's filesystem may call it too, if the VM may change the registry (RPC_ANYONE: any VM's) */
-	RPC_VM_READER = 64, /* the same, whether it may change the registry or not */
-	RPC_LONG = 16,	 /* with RPC_CHANGE: a long one, whose start is an event too (RPC_HANGUP says the same) */
-	RPC_YIELD = 32,	 /* cancelled at once when the daemon stops: it would rarely end in the time that others get */
+	RPC_ANYONE = 1 << 0, /* whoever the socket lets in; else trusted peers */
+	RPC_CHANGE = 1 << 1, /* an operation to record; else recorded only when it fails */
+	RPC_STREAM = 1 << 2, /* the handler writes a stream and the connection ends with it */
+	RPC_HANGUP = 1 << 3, /* cancel the operation when the client goes away */
+	/* With RPC_CHANGE: a long one, whose start is an event too (RPC_HANGUP says the same). */
+	RPC_LONG = 1 << 4,
+	/* Cancelled at once when the daemon stops: it would rarely end in the time that others get. */
+	RPC_YIELD = 1 << 5,
+	/* A VM's filesystem may call it too, if the VM may change the registry (RPC_ANYONE: any VM's). */
+	RPC_VM = 1 << 6,
+	/* The same, whether the VM may change the registry or not. */
+	RPC_VM_READER = 1 << 7,
 };
 
 struct rpc_method {
 	const char *name;
 	rpc_handler *handler;
 	unsigned flags;
-	const struct rpc_param *params; /* ends with RPC_END; NULL: none. Unknown members are ignored. */
+	const struct rpc_param
+		*params; /* ends with RPC_END; NULL: none. Unknown members are ignored. */
 	size_t min_fds, max_fds;
 };
 

@@ -86,10 +86,23 @@ static const struct rpc_method methods[] = {
 	{"stream", stream, RPC_ANYONE | RPC_STREAM},
 	{"fds", fds, 0, NULL, 1, 2},
 	{"big", big, RPC_ANYONE},
+	/* With every flag but what a VM's right is. */
+	{"host", sleep_, RPC_CHANGE | RPC_HANGUP | RPC_LONG | RPC_YIELD},
+	{"made", sleep_, RPC_CHANGE | RPC_VM},
+	{"seen", sleep_, RPC_VM_READER},
 	{0},
 };
 
 /* ---- the server */
+
+static bool find_vm(void *arg, struct rpc_peer *peer)
+{
+	const struct serving *s = arg;
+
+	snprintf(peer->vm, sizeof(peer->vm), "%s", s->vm);
+	peer->vm_changes = s->vm_changes;
+	return s->vm[0];
+}
 
 static void *run(void *arg)
 {
@@ -107,6 +120,8 @@ int serving_start(
 		.methods = methods,
 		.ctx = s,
 		.operations = s->ops,
+		.find_vm = find_vm,
+		.find_vm_arg = s,
 		.send_timeout_ms = send_timeout_ms};
 
 	int r = rpc_server_new(&o, &s->server, err);

@@ -19,6 +19,9 @@ struct serving {
 	pthread_t thread;
 	int stop_fd, grace_ms;
 	bool running;
+	char vm[BANGER_NAME_MAX +
+		1]; /* whose VM those are that connect from now on; "": nobody's */
+	bool vm_changes;
 	atomic_int cancelled; /* how many calls of "wait" saw their cancellation */
 };
 
@@ -39,7 +42,8 @@ void serving_stop(struct serving *s);
  * The methods: "echo" {"text","n"?,"flag"?,"list"?,"obj"?} → the same; "change" (RPC_CHANGE,
  * trusted peers); "fail" {"code"}; "wait" (RPC_CHANGE | RPC_HANGUP) until cancelled; "sleep" {"ms"}
  * cannot be cancelled; "stream" {"lines","size"} and then until the end; "fds" takes 1 to 2
- * descriptors and gives them back; "big" {"size"}.
+ * descriptors and gives them back; "big" {"size"}. "host", "made" (RPC_VM) and "seen" (RPC_VM_READER) take what "sleep"
+ * does.
  */
 
 /* A connected socket; a line sent as it is; a line received (NULL at the end of the stream),

@@ -296,6 +296,69 @@ static void strangers_may_only_look(void **state)
 		"change is for root and the daemon's own user (uid 0); uid 12345 may only look");
 }
 
+static int call_from_vm(struct serving *s, const char *vm, bool changes, const char *method,
+	const struct banger_actor *actor, struct banger_error *err)
+{
+	_cleanup_client_ struct banger_client *c = NULL;
+	struct banger_error connecting = {0};
+
+	*err = (struct banger_error){0};
+	strcpy(s->vm, vm);
+	s->vm_changes = changes;
+	assert_ok(banger_client_connect(s->path, &c, &connecting), connecting);
+	banger_client_set_actor(c, actor);
+	banger_client_call(c, method, NULL, NULL, err);
+	return err->code;
+}
+
+static void vms_may_do_what_is_theirs(void **state)
+{
+	static const struct {
+		const char *method;
+		enum banger_code changing, reading;
+	} t[] = {
+		{"echo", BANGER_BAD_REQUEST,
+			BANGER_BAD_REQUEST}, /* allowed; it lacks parameters */
+		{"host", BANGER_DENIED, BANGER_DENIED},
+		{"change", BANGER_DENIED, BANGER_DENIED},
+		{"sleep", BANGER_DENIED, BANGER_DENIED},
+		{"made", 0, BANGER_DENIED},
+		{"seen", 0, 0},
+	};
+	struct serving *s = *state;
+	struct banger_actor actor = {.uid = 4711, .door = "fs", .vm = "one"};
+	struct banger_error err;
+
+	for (size_t i = 0; i < ELEMENTSOF(t); i++) {
+		assert_int_equal(
+			call_from_vm(s, "one", true, t[i].method, NULL, &err), t[i].changing);
+		assert_int_equal(
+			call_from_vm(s, "one", false, t[i].method, NULL, &err), t[i].reading);
+	}
+	/* What it says of itself: its own name, and nobody else's. */
+	assert_int_equal(call_from_vm(s, "one", true, "made", &actor, &err), 0);
+	assert_int_equal(call_from_vm(s, "two", true, "made", &actor, &err), BANGER_DENIED);
+	assert_int_equal(call_from_vm(s, "", true, "made", &actor, &err), BANGER_DENIED);
+	actor.vm[0] = '\0';
+	assert_int_equal(call_from_vm(s, "one", true, "made", &actor, &err), BANGER_DENIED);
+	assert_int_equal(call_from_vm(s, "", true, "host", &actor, &err), 0);
+}
+
+/* An operation of a VM is recorded as the VM's, under the user that its filesystem has here. */
+static void actors_in_vms(void **state)
+{
+	struct serving *s = *state;
+	struct banger_actor actor = {.uid = 4711, .gid = 12, .door = "fs", .vm = "one"};
+	struct banger_error err;
+	struct banger_op_record r;
+	_cleanup_op_ banger_op_id saved = banger_op_enter(GIVEN);
+
+	assert_int_equal(call_from_vm(s, "one", true, "made", &actor, &err), 0);
+	assert_ok(operations_find(s->ops, GIVEN, &r, &err), err);
+	assert_string_equal(r.actor.vm, "one");
+	assert_int_equal(r.actor.uid, getuid());
+}
+
 static size_t open_descriptors(void)
 {
 	_cleanup_closedir_ DIR *d = opendir("/proc/self/fd");
@@ -349,7 +412,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, serving_setup, serving_teardown)
 		T(a_good_request), T(refusals), T(schemas), T(a_line_over_the_limit),
 		T(half_a_line), T(deep_nesting), T(results_over_the_limit), T(an_id_that_runs),
-		T(actors), T(strangers_may_only_look), T(descriptors)};
+		T(actors), T(strangers_may_only_look), T(vms_may_do_what_is_theirs),
+		T(actors_in_vms), T(descriptors)};
 
 	return cmocka_run_group_tests_name("rpc/dispatch", tests, NULL, NULL);
 }

@@ -84,11 +84,11 @@ def zstd_frame(data):
     return b''.join(out)
 
 
-def zstd_zeros(size):
-    """A frame of `size` zeros in 4 bytes for each 128 KiB: a bomb of 1 to 32,768."""
+def zstd_zeros(size, byte=b'\0'):
+    """A frame of `size` zeros, or another byte, in 4 bytes for each 128 KiB: a bomb of 1 to 32,768."""
     whole, rest = divmod(size, 131072)
-    return b'\x28\xb5\x2f\xfd' + bytes([0x00, 7 << 3]) + (zstd_block(1, 131072, 0) + b'\0') * whole + \
-        zstd_block(1, rest, 1) + b'\0'
+    return b'\x28\xb5\x2f\xfd' + bytes([0x00, 7 << 3]) + (zstd_block(1, 131072, 0) + byte) * whole + \
+        zstd_block(1, rest, 1) + byte
 
 
 def gz_zeros(size):

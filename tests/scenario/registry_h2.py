@@ -18,7 +18,7 @@ try:
     import h2.errors
     import h2.events
     import h2.exceptions
-except ImportError:  # conftest skips what needs it
+except ImportError:  # who needs it is skipped
     h2 = None
 
 import registry

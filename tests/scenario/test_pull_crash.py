@@ -238,6 +238,42 @@ def test_disk_fills_up(worlds, kind):
         server.close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='needs root to mount')
+def test_bomb_leaves_room(worlds):
+    """Some kilobytes that unpack to much more than the disk has are refused before it is full, with the layer and the member."""
+    server, store, world = Registry(), Store(), worlds()
+    bomb = Layer(b'', blob=images.zstd_frame(member('d/bomb', size=400 * MIB)) + images.zstd_zeros(400 * MIB, b'U'), diff_id='sha256:' + '0' * 64,
+                 say={'mediaType': images.LAYER + '+zstd'})
+    image = Image(archive(member('a', b'x')), bomb)
+    server.add('a/bomb', store, {'it': image.put(store)})
+    disk, least, over = world.base / 'disk', [], threading.Event()
+
+    def watch():
+        while not over.wait(0.002):
+            # But for what the store takes meanwhile, once and for all.
+            least.append(free(disk) + (world.state / 'registry.db-wal').stat().st_blocks * 512)
+    # Other filesystems take room ahead of what is written, and give it back.
+    with contextlib.closing(server), small_disk(disk, 'tmpfs', 160):
+        watcher = threading.Thread(target=watch)
+        try:
+            world.state = disk / 'state'
+            world.env['BANGER_STATE_DIR'] = str(world.state)
+            world.start()
+            watcher.start()
+            said = pulls.refused(world, f'{server.host}/a/bomb:it', 'it', codes='no_space',
+                          words=f'layer 2 of 2 .{bomb.digest}.: member "d/bomb" .*the disk has room for no more than')
+            over.set()
+            watcher.join()
+            assert len(least) > 20 and min(least) > 6 * MIB, f'{min(least)} bytes were left at the least: {said}'
+            world.stop()
+        finally:
+            over.set()
+            if world.daemon and world.daemon.alive():
+                world.kill()
+            world.daemon = None
+            world.state = world.base / 'none'
+
+
 def fill_round(world, disk, server, kind, number, dice):
     store = Store()
     layers = [archive(directory('./'), *(member(f'{number}-{k}/{n}', dice.randbytes(1_000_000)) for n in range(8))) for k in range(3)]

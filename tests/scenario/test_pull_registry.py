@@ -796,6 +796,7 @@ def test_certs_d(servers, worlds, net, authority, base):
 
 # ---- HTTP/2
 
+@pytest.mark.skipif(not registry_h2.h2, reason='needs python3-h2')
 def test_http2(servers, host, authority):
     """Where it is offered: manifest, configuration and layers come by it, several at once; a connection that goes away in the
     midst and a stream that is reset are gone on with by Range."""
@@ -814,6 +815,7 @@ def test_http2(servers, host, authority):
         assert len(starts) == attempts and starts == sorted(set(starts)), f'{digest}: {gets}'
 
 
+@pytest.mark.skipif(not registry_h2.h2, reason='needs python3-h2')
 def test_http2_refuses(servers, host, authority):
     """Tokens, redirects and refusals are the same there; a header of HTTP/2 counts like one of HTTP/1."""
     tokens = servers(Tokens, user=CREDENTIALS, address=HERE, tls=context(authority))

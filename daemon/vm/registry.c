@@ -45,6 +45,7 @@ struct registry {
 	struct registry_options o;
 	struct process p[REGISTRY_PROCESSES];
 	int leave; /* eventfd: the watcher shall end */
+	int output; /* the console's FIFO, so that what virtiofsd says before anybody else has it open is not lost */
 	pthread_t thread;
 	bool watched;
 };
@@ -63,6 +64,7 @@ int registry_new(const struct registry_options *o, struct registry **ret, struct
 	r->o = *o;
 	for (int i = 0; i < REGISTRY_PROCESSES; i++)
 		r->p[i].pidfd = -1;
+	r->output = -1;
 	r->leave = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (r->leave < 0) {
 		int e = banger_error_set_errno(err, errno, "cannot watch the VM's registry");
@@ -78,6 +80,7 @@ static void release(struct registry *r)
 	for (int i = 0; i < REGISTRY_PROCESSES; i++)
 		banger_closep(&r->p[i].pidfd);
 	banger_closep(&r->leave);
+	banger_closep(&r->output);
 	free(r);
 }
 
@@ -387,11 +390,10 @@ static int start_daemon(
 	struct registry *r, const struct virtiofsd *v, int *ret_files, struct banger_error *err)
 {
 	_cleanup_(registry_args_done) struct registry_args a = {.n = 0};
-	_cleanup_close_ int listener = -1, client = -1,
-			    output = openat(
-				    r->o.dir_fd, VMM_CONSOLE_OUT, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_close_ int listener = -1, client = -1;
 	char link[40], dir[PATH_MAX];
 
+	r->output = openat(r->o.dir_fd, VMM_CONSOLE_OUT, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	int e = make_socket(r->o.dir_fd, &listener, &client);
 	if (e < 0)
 		return banger_error_set_errno(err, e, "cannot make a socket for the VM's registry");
@@ -403,7 +405,7 @@ static int start_daemon(
 	if (virtiofsd_args(v->program, v->kind, dir, SPAWN_FIRST, geteuid() == 0, &a) < 0)
 		return banger_error_oom(err);
 	struct spawn s = {.argv = a.v,
-		.output_fd = output,
+		.output_fd = r->output,
 		.fds = {listener},
 		.n_fds = 1,
 		.mounts = SPAWN_WITH,
@@ -430,7 +432,9 @@ int registry_start(
 	if (e == 0)
 		e = start_watching(r, err);
 	if (e < 0) {
-		end_process(r, REGISTRY_DAEMON, 0);
+		banger_closep(&files);
+		files = -1;
+		end_process(r, REGISTRY_DAEMON, END_MS);
 		end_process(r, REGISTRY_FS, 0);
 		unlinkat(r->o.dir_fd, REGISTRY_RECORD, 0);
 		return e;

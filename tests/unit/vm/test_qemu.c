@@ -85,6 +85,25 @@ static void layouts(void **state)
 	hasnt(line, "norandmaps");
 }
 
+static void the_registry(void **state)
+{
+	struct vmm_spec s = plain;
+	char line[8192];
+
+	join(&s, line);
+	hasnt(line, "vhost-user");
+	hasnt(line, "force-legacy");
+	s.files = true;
+	s.tag = "banger";
+	s.files_fd = 8;
+	s.held_fd = 9;
+	join(&s, line);
+	has(line, "memory-backend-memfd,id=ram,size=256M,share=on");
+	has(line, "-global virtio-mmio.force-legacy=false");
+	has(line, "-chardev socket,id=files,fd=19 -device vhost-user-fs-device,chardev=files,tag=banger,");
+	hasnt(line, "server=on,id=files");
+}
+
 static void an_overlay(void **state)
 {
 	struct vmm_spec s = plain;
@@ -168,7 +187,7 @@ static void empty_qcow2(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(a_plain_one), cmocka_unit_test(layouts),
-		cmocka_unit_test(an_overlay), cmocka_unit_test(a_network),
+		cmocka_unit_test(the_registry), cmocka_unit_test(an_overlay), cmocka_unit_test(a_network),
 		cmocka_unit_test(a_bare_one), cmocka_unit_test(empty_qcow2)};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

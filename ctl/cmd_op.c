@@ -25,17 +25,19 @@ static const char *elapsed_of(struct json_object *op, char buf[TEXT_DURATION_LEN
 	return ms ? text_duration((int64_t)(json_object_get_double(ms) * 1000), buf) : "";
 }
 
-/* "root cp[123]" */
+/* "root cp[123]"; "VM web", whose server's process here says little. */
 static const char *actor_of(struct json_object *op, char *buf, size_t size)
 {
 	struct json_object *actor = banger_json_get(op, "actor");
 	int64_t uid = banger_json_int(actor, "uid", -1), pid = banger_json_int(actor, "pid", 0);
-	const char *program = banger_json_str(actor, "program");
+	const char *program = banger_json_str(actor, "program"), *vm = banger_json_str(actor, "vm");
 	struct passwd *pw = uid >= 0 && uid < UINT32_MAX ? getpwuid((uid_t)uid) : NULL;
 	int n = pw ? snprintf(buf, size, "%s", pw->pw_name)
 		   : snprintf(buf, size, "%lld", (long long)uid);
 
-	if (program && *program && n > 0 && (size_t)n < size)
+	if (vm && *vm)
+		snprintf(buf, size, "VM %s", vm);
+	else if (program && *program && n > 0 && (size_t)n < size)
 		snprintf(buf + n, size - (size_t)n, " %.32s[%lld]", program, (long long)pid);
 	return buf;
 }
@@ -120,7 +122,8 @@ static int add_progress(struct listing *l, struct json_object *p)
 	if (bytes <= 0)
 		return fields_addf(l, "progress", "%s%s", phase, files);
 	return fields_addf(l, "progress", "%s, %s of %s fetched%s", phase,
-		text_size(banger_json_int(p, "fetched", 0), fetched), text_size(bytes, total), files);
+		text_size(banger_json_int(p, "fetched", 0), fetched), text_size(bytes, total),
+		files);
 }
 
 static int add_fields(struct listing *l, struct json_object *op)
@@ -147,7 +150,7 @@ static int add_fields(struct listing *l, struct json_object *op)
 		r = fields_add(l, "by", actor_of(op, by, sizeof(by)));
 	if (r == 0)
 		r = fields_add(l, "door", banger_json_str(actor, "door"));
-	return r < 0 ? r : fields_add(l, "vm", banger_json_str(actor, "vm"));
+	return r;
 }
 
 static int do_show(struct ctl *c, const struct cli_invocation *in, struct banger_error *err)

@@ -62,7 +62,7 @@ static void put_operation(FILE *f, struct json_object *op)
 	const char *outcome = banger_json_str(op, "outcome"), *code = banger_json_str(op, "code");
 	const char *method = banger_json_str(op, "method"),
 		   *message = banger_json_str(op, "message");
-	const char *program = banger_json_str(actor, "program");
+	const char *program = banger_json_str(actor, "program"), *vm = banger_json_str(actor, "vm");
 	char took[TEXT_DURATION_LEN];
 
 	fprintf(f, "%s %s", method ? method : "?", outcome ? outcome : "?");
@@ -71,7 +71,9 @@ static void put_operation(FILE *f, struct json_object *op)
 	if (elapsed)
 		fprintf(f, " after %s",
 			text_duration((int64_t)(json_object_get_double(elapsed) * 1000), took));
-	if (program && *program)
+	if (vm && *vm)
+		fprintf(f, " by VM %s", vm);
+	else if (program && *program)
 		fprintf(f, " by %s[%lld]", program, (long long)banger_json_int(actor, "pid", 0));
 	if (message && *message)
 		fprintf(f, ": %s", message);

@@ -181,6 +181,16 @@ static int put_header(struct get *g, char type, const char *name, const char *li
 	return put(g, &h, sizeof(h));
 }
 
+/* A decimal number, also before 1970: there the fraction of a timespec counts the other way. */
+static int add_mtime(struct get *g, const struct timespec *t)
+{
+	bool before = t->tv_sec < 0;
+	long long sec = before ? -(t->tv_sec + (t->tv_nsec > 0)) : t->tv_sec;
+	long ns = before && t->tv_nsec > 0 ? 1000000000 - t->tv_nsec : t->tv_nsec;
+
+	return add_text(g, "mtime", "%s%lld.%09ld", before ? "-" : "", sec, ns);
+}
+
 /* name: as the ustar header has it, for who knows no pax. */
 static int put_member(struct get *g, char type, const char *name, const char *link,
 	const struct stat *st, uint64_t size)
@@ -199,8 +209,7 @@ static int put_member(struct get *g, char type, const char *name, const char *li
 	if (r == 0 && st->st_gid >> 21)
 		r = add_text(g, "gid", "%u", st->st_gid);
 	if (r == 0)
-		r = add_text(g, "mtime", "%lld.%09ld", (long long)st->st_mtim.tv_sec,
-			st->st_mtim.tv_nsec);
+		r = add_mtime(g, &st->st_mtim);
 	if (r == 0)
 		r = put_header(g, 'x', "pax", "", &nobody, g->pax_len);
 	if (r == 0)

@@ -308,10 +308,13 @@ static size_t write_stdin(struct program *p, const uint8_t *data, size_t len)
 
 static void give_stdin(struct program *p)
 {
-	size_t n = write_stdin(p, p->pending + p->pending_off, p->pending_len - p->pending_off);
+	if (p->pending_off < p->pending_len) {
+		size_t n = write_stdin(
+			p, p->pending + p->pending_off, p->pending_len - p->pending_off);
 
-	if (p->in.fd >= 0) /* else nothing is pending any more */
-		p->pending_off += n;
+		if (p->in.fd >= 0) /* else nothing is pending any more */
+			p->pending_off += n;
+	}
 	if (p->pending_off == p->pending_len) {
 		p->pending_off = p->pending_len = 0;
 		if (p->in_ended && p->in.fd >= 0 && p->tty)

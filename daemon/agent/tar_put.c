@@ -394,8 +394,10 @@ static void set_xattrs(struct put *p, struct member *m)
 	char path[PATH_MAX + 64], *key, *value;
 	size_t len;
 
+	if (!m->pax)
+		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d/%s", p->root, m->name);
-	for (char *at = m->pax, *end = m->pax + m->pax_len; at && at < end;) {
+	for (char *at = m->pax, *end = m->pax + m->pax_len; at < end;) {
 		if (!next_record(&at, end, &key, &value, &len))
 			return;
 		/* What this filesystem does not take the file is without, as with tar and cp. */

@@ -64,7 +64,8 @@ static const char *const states[] = {
 #define COMMAND_ABOUT \
 	"Standard output and standard error come apart and byte for byte. Exits as the command did, with 128 and " \
 	"the number of the signal that killed it, or with 125 if banger itself failed. SIGINT, SIGTERM, SIGHUP, " \
-	"SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the command; the third that asks it to stop ends it."
+	"SIGQUIT, SIGUSR1 and SIGUSR2 are forwarded to the command; the third that asks it to stop ends it. --json " \
+	"adds a line to standard output, which says how it ended."
 
 const struct cli_command cmd_vm_commands[] = {
 	{
@@ -120,10 +121,10 @@ const struct cli_command cmd_vm_commands[] = {
 		.arguments = CLI_ARGUMENTS(VM_ARGUMENTS),
 		.options = CLI_OPTIONS(
 			{"signal", 's', CLI_TEXT, "SIGNAL",
-				"KILL (default), or TERM: as \"stop\", but without ever killing"}),
+				"KILL (default), or TERM, which is \"vm stop\""}),
 		.examples = CLI_EXAMPLES(
 			{"banger-ctl vm kill web", "it is stopped when this returns"},
-			{"banger-ctl vm kill -s TERM web", "it powers itself off, however long that takes"}),
+			{"banger-ctl vm kill -s TERM web", "it powers itself off, if it can"}),
 		.handler = do_vm_kill,
 		.changes = true,
 	},

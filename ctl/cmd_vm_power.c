@@ -121,7 +121,7 @@ int do_vm_kill(struct ctl *c, const struct cli_invocation *in, struct banger_err
 	if (word && vm_signal(word, &number) < 0)
 		return ctl_usage(c, err, "there is no signal \"%s\"", word);
 	if (number == SIGTERM || number == SIGPWR)
-		d = (struct deed){BANGER_METHOD_VM_STOP, "stopped", .timeout_ms = INT32_MAX};
+		d = (struct deed){BANGER_METHOD_VM_STOP, "stopped"};
 	else if (number != SIGKILL)
 		return ctl_usage(c, err,
 			"a VM takes the signals KILL and TERM, not \"%s\"; a program in it is "

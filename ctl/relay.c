@@ -28,7 +28,7 @@
 #define PIECE 16384
 #define LOOK_MS 100
 #define PATIENCE 3        /* signals that mean "stop" before they mean it for us */
-#define ORPHAN_US 3000000 /* what a program has after its terminal went away */
+#define ORPHAN_US 2000000 /* what a program has after its terminal went away */
 
 struct stream {
 	int from, to; /* -1: closed */

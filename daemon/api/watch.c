@@ -5,7 +5,8 @@
  * The subscription and the view of the store are taken together under the publication lock, so no
  * change is between them: what was committed before is in the view, what comes after is in the
  * subscription. The lock is held for the opening of a read transaction and nothing else; the
- * snapshot is sent after it, from the view, while changes go on and gather in the subscription.
+ * snapshot is sent after it, from the view, while changes go on and gather in the subscription. VMs of vm.run are not in
+ * the store; theirs are copied under the lock, too, which they hold when they change.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -28,9 +29,38 @@ struct watch {
 	struct rpc_call *call;
 	struct hub_subscription *subscription;
 	struct store_view *view;
+	struct banger_vm *vms; /* those that are not in the store */
+	size_t n_vms;
 	int64_t snapshot_until_us;
 	bool ops;
 };
+
+static void watch_done(struct watch *w)
+{
+	store_view_closep(&w->view);
+	hub_unsubscribep(&w->subscription);
+	for (size_t i = 0; i < w->n_vms; i++)
+		banger_vm_done(&w->vms[i]);
+	free(TAKE_PTR(w->vms));
+	w->n_vms = 0;
+}
+
+static int take_transient(struct watch *w, struct banger_error *err)
+{
+	struct banger_vm *all = NULL;
+	size_t n = 0;
+
+	int r = vm_service_list(w->api->vms, &all, &n, err);
+	if (r < 0)
+		return r;
+	w->vms = all;
+	for (size_t i = 0; i < n; i++)
+		if (all[i].transient)
+			w->vms[w->n_vms++] = all[i];
+		else
+			banger_vm_done(&all[i]);
+	return 0;
+}
 
 static int begin(struct watch *w, bool snapshot, int64_t *ret_generation, struct banger_error *err)
 {
@@ -44,6 +74,8 @@ static int begin(struct watch *w, bool snapshot, int64_t *ret_generation, struct
 	if (!snapshot)
 		return store_generation(w->api->store, ret_generation, err);
 	r = store_view_open(w->api->store, &w->view, err);
+	if (r == 0)
+		r = take_transient(w, err);
 	if (r == 0)
 		*ret_generation = store_view_generation(w->view);
 	return r;
@@ -198,6 +230,8 @@ static int send_vms(struct watch *w, struct chunk *c, struct banger_error *err)
 		strcpy(after, v.id);
 		r = add_object(w, c, banger_vm_to_json(&v));
 	}
+	for (size_t i = 0; i < w->n_vms && r == 0; i++)
+		r = add_object(w, c, banger_vm_to_json(&w->vms[i]));
 	return r == 0 ? chunk_flush(w, c) : r;
 }
 
@@ -277,7 +311,6 @@ int api_registry_watch(void *ctx, struct rpc_call *call, struct banger_error *er
 		r = send_snapshot(&w, err);
 	if (r == 0)
 		r = watch_forward(call, w.subscription, false);
-	store_view_closep(&w.view);
-	hub_unsubscribep(&w.subscription);
+	watch_done(&w);
 	return r;
 }

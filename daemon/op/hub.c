@@ -197,7 +197,7 @@ void hub_publish(struct hub *h, unsigned topic, const char *op_id, const char *l
 	bool prompt = topic & HUB_PROMPT;
 
 	topic &= ~HUB_PROMPT;
-	if (topic == HUB_REGISTRY && waking == UNTIL_CHANGE)
+	if (topic == HUB_REGISTRY && waking == UNTIL_CHANGE && !prompt)
 		waking = LATER;
 	if (!hub_wanted(h, topic))
 		return;

@@ -27,7 +27,7 @@ void hub_freep(struct hub **h);
 void hub_publish(struct hub *h, unsigned topic, const char *op_id, const char *line, size_t len);
 /* From the next HUB_REGISTRY text on that this thread publishes, subscribers are woken only by hub_release(),
  * which must follow soon, so that the reply to a change need not wait for all who watch to be told of it. With
- * HUB_PROMPT all are woken at once. */
+ * HUB_PROMPT all are woken at once, and this is not yet that text. */
 void hub_hold(void);
 void hub_release(struct hub *h);
 bool hub_wanted(struct hub *h, enum hub_topic topic); /* has it subscribers? to save work */

@@ -264,7 +264,7 @@ static void tell(struct vm_service *s, const struct banger_vm *row, const char *
 			    o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len)
 		  : NULL;
 	if (line)
-		hub_publish(s->deps.hub, HUB_REGISTRY, NULL, line, len);
+		hub_publish(s->deps.hub, HUB_REGISTRY | HUB_PROMPT, NULL, line, len);
 	else
 		log_err("watchers were not told of a change: out of memory", KV_S("vm", row->name),
 			KV_S("change", change));

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """VMs where something is missing, wrong or too much: each is said precisely, with an op_id, and nothing is left. One daemon
 for most of them."""
+import json
 import os
 import shutil
 import socket
+import subprocess
 
 import pytest
 
@@ -158,3 +160,44 @@ def test_no_shell(world, tmp_path):
     call(world, 'vm.rm', vm='a', force=True)
     nothing_left(world)
     world.call('image.delete', {'image': 'bare'})
+
+
+# ---- VMs of vm.run
+
+@pytest.mark.needs('bangerfs')
+def test_transient_in_the_tree(world):
+    """A VM of `vm run` shows as any other, to who watched before and to who begins in the middle, and goes with it; its console
+    can be followed."""
+    early = world.mount('early')
+    running = subprocess.Popen([harness.PROGRAM['banger-ctl'], 'vm', 'run', '--accel', 'tcg', '--kernel', 'k', 'web', '--', 'sh', '-c',
+                                'echo mark > /dev/ttyS0; read x; echo last > /dev/ttyS0'], env=world.env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    name, = until(lambda: os.listdir(early / 'vms'), 'the VM to show')
+    tail = None
+    try:
+        until(lambda: early.xattr(f'vms/{name}', 'state') == 'running', 'its state', 60)
+        with world.wire() as client:
+            client.watch()
+            told = iter(client.receive, None)
+            vms = next(e['vms'] for e in told if 'vms' in e)
+        assert [(v['name'], v['state'], v['transient']) for v in vms] == [(name, 'running', True)]
+        late = world.mount('late')
+        for mount in (early, late):
+            assert os.listdir(mount / 'vms') == [name] and mount.xattr(f'vms/{name}', 'state') == 'running'
+            document = json.loads((mount / 'vms' / name / 'vm.json').read_text())
+            assert document['transient'] and document['state'] == 'running'
+            until(lambda: 'mark' in (mount / 'vms' / name / 'console.log').read_text(), 'its console')
+        tail = subprocess.Popen(['tail', '-n', '+1', '-s', '0.1', '-f', late / 'vms' / name / 'console.log'], stdout=subprocess.PIPE, text=True)
+        while 'mark' not in tail.stdout.readline():
+            pass
+        running.stdin.write(b'\n')
+        running.stdin.close()
+        assert running.wait(30) == 0
+        for mount in (early, late):
+            until(lambda: os.listdir(mount / 'vms') == [], 'the VM to go')
+        nothing_left(world)
+    finally:
+        running.kill()
+        running.wait()
+        if tail:
+            tail.terminate()
+            tail.communicate()

@@ -23,13 +23,19 @@ static void entry_vm(struct fs *fs, const struct model_vm *v, struct fuse_entry_
 	attr_dir(fs, &e->attr, vm_ino(NODE_VM, v), 2, us_to_timespec(v->created_us));
 }
 
+/* Seen from inside a VM there is that VM alone: consoles of others are not its business. */
+static bool is_shown(const struct fs *fs, const struct model_vm *v)
+{
+	return !fs->vm || strcmp(v->name, fs->vm) == 0;
+}
+
 static int vms_lookup(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, const char *name,
 	struct fuse_entry_param *ret)
 {
 	MODEL_READ(fs->model);
 	const struct model_vm *v = model_vm_named(fs->model, name);
 
-	if (!v)
+	if (!v || !is_shown(fs, v))
 		return -ENOENT;
 	entry_vm(fs, v, ret);
 	model_mark_vm_known(v);
@@ -40,7 +46,9 @@ static int vms_getattr(struct fs *fs, const struct fuse_ctx *who, uint64_t node,
 	double *ret_timeout)
 {
 	MODEL_READ(fs->model);
-	attr_dir(fs, ret, shown_ino(NODE_FIXED, node), 2 + model_count(fs->model, MODEL_VMS),
+	attr_dir(fs, ret, shown_ino(NODE_FIXED, node),
+		fs->vm ? 2 + !!model_vm_named(fs->model, fs->vm)
+		       : 2 + model_count(fs->model, MODEL_VMS),
 		model_changed(fs->model, MODEL_VMS));
 	*ret_timeout = FS_FOREVER;
 	return 0;
@@ -58,6 +66,8 @@ static int vms_list(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, str
 	while ((v = model_next(fs->model, MODEL_VMS, place, &place))) {
 		struct fuse_entry_param e = {0};
 
+		if (!is_shown(fs, v))
+			continue;
 		entry_vm(fs, v, &e);
 		if (!listing_add(l, v->name, &e, LISTING_FIRST + place))
 			break;

@@ -275,7 +275,7 @@ const struct cli_command cmd_vm_commands[] = {
 			"With --detach the VM is one of its own, as of \"vm create\": its name is printed, the "
 			"command's output goes to its console (\"vm logs\"), and it powers off when the command ends. "
 			"\"vm rm\" removes it; \"vm start\" boots it again, without the command. With --rm as well it is "
-			"gone when the command ends, or bangerd, or by \"vm kill\".",
+			"gone when the command ends, or when it is stopped, or with bangerd.",
 		.arguments = CLI_ARGUMENTS(IMAGE_ARGUMENT),
 		.rest = "CMD...",
 		.rest_help = "The command and its arguments, as they are: no shell reads them",

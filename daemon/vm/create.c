@@ -222,6 +222,10 @@ int vm_service_remove(struct vm_service *s, struct operation *op, const char *wo
 	_cleanup_vmref_ struct vm *vm = NULL;
 
 	int r = vm_find(s, word, &vm, err);
+	if (r == 0 && vm->transient && force && vm_state_has_vmm(vm_state(vm))) {
+		r = vm_end(vm, NULL, err); /* its run does the rest */
+		return r < 0 ? r : vm_copy(vm, ret, err);
+	}
 	if (r == 0 && vm->transient)
 		r = banger_error_set(err, BANGER_BUSY,
 			"VM \"%s\" belongs to a running \"vm run\" and goes with it", vm->name);

@@ -297,7 +297,14 @@ int vm_service_stop(struct vm_service *s, struct operation *op, const char *word
 {
 	_cleanup_vmref_ struct vm *vm = NULL;
 
-	int r = begin(s, op, word, "stopped", &vm, err);
+	int r = vm_find(s, word, &vm, err);
+	if (r == 0 && vm->transient) { /* its claim is that of its run, which ends with it */
+		r = stop(vm, op, timeout_ms, err);
+		return r < 0 ? r : vm_copy(vm, ret, err);
+	}
+	vm_unrefp(&vm);
+	if (r == 0)
+		r = begin(s, op, word, "stopped", &vm, err);
 	return r < 0 ? r : finish(vm, op, stop(vm, op, timeout_ms, err), ret, err);
 }
 

@@ -23,13 +23,7 @@ pytestmark = [pytest.mark.needs('banger-unpack', 'banger-agent', 'docker-registr
 
 @pytest.fixture(scope='module')
 def debian(cache):
-    """The smallest Debian that apt would make, as a tar; the test is skipped without a mirror."""
-    tar = cache / 'debian.tar'
-    done = subprocess.run(['mmdebstrap', '--quiet', '--variant=essential', '--mode=root', '--format=tar', 'bookworm', tar], capture_output=True, text=True,
-                          timeout=300)
-    if done.returncode != 0:
-        pytest.skip(f'mmdebstrap: {done.stderr[-300:]}')
-    return tar
+    return kernels.debian_tar(cache)
 
 
 @pytest.fixture(scope='module')

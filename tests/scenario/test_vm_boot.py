@@ -38,13 +38,14 @@ def world(scratch, cache):
     """Two images of the same Debian; files for names as an image brings them from where it was made."""
     debian = Layer(kernels.debian_tar(cache).read_bytes())
     made_elsewhere = layer_of(('etc/hostname', b'builder\n'), ('etc/resolv.conf', b'nameserver 192.0.2.1\n'))
+    home = layer_of(('var/www/seeded', b'from the image\n'))
     no_init = layer_of(('usr/sbin/.wh.init', b''), ('usr/lib/.wh.systemd', b''))
     with pulls.shared_world(scratch) as world:
         server = DockerRegistry(world.base / 'registry')
         try:
             store = Store()
             tags = {'system': Image(debian, made_elsewhere).put(store),
-                    'plain': Image(debian, made_elsewhere, no_init, command=CONFIG).put(store)}
+                    'plain': Image(debian, made_elsewhere, home, no_init, command=CONFIG).put(store)}
             images.push(server.host, 'debian', store, tags)
             world.start()
             world.ctl('kernel', 'import', kernels.small_tar(kernels.find_deb(cache), cache / 'vm-kernel.tar'), '--name', 'k')
@@ -145,7 +146,7 @@ def test_without_init(world):
     """The agent stays PID 1; the image's configuration says what runs, as whom and where, as with Docker."""
     out = 'entry command hello www-data:audio [29] /var/www /srv/not/there\n'
     assert world.ctl('vm', 'run', '--accel', 'tcg', 'plain', timeout=120).out == out
-    vm = call(world, 'vm.create', name='p', image='plain', accel='tcg', network='user')['vm']
+    vm = call(world, 'vm.create', name='p', image='plain', accel='tcg', network='user', work_disk='keep', disk=1 << 30)['vm']
     assert vm['init'] == 'image'
     assert sh(world, 'cat /proc/1/comm', 'p') == 'init\n'
     assert exec_as(world) == out
@@ -156,6 +157,10 @@ def test_without_init(world):
         assert exec_as(world, ['sh', '-c', say], user=user, **({'workdir': workdir} if workdir else {})) == want + '\n', user
     assert sh(world, 'hostname; cat /etc/hostname; getent hosts p', 'p').split() == ['p', 'p', '127.0.1.1', 'p']
     assert 'nameserver 10.0.2.3\n' in sh(world, 'cat /etc/resolv.conf', 'p')
+    # The disk is as large as asked, and the user's home one of its own, made of what the image has there.
+    blocks, size = map(int, exec_as(world, ['stat', '-f', '-c', '%b %S', '/']).split())
+    assert 900 << 20 < blocks * size < 1 << 30
+    assert exec_as(world, ['sh', '-c', 'cat ~/seeded; stat -c %m ~; echo mine > ~/own'], user='root', env=['HOME=/var/www']) == 'from the image\n/var/www\n'
     # Orphans are reaped; the rest is asked to end at a stop.
     sh(world, 'for i in 1 2 3; do (sleep 0.2 &) ; done; sleep 1; ! grep -s "^State:.Z" /proc/[0-9]*/status', 'p')
     exec_as(world, ['sh', '-c', '(trap "echo goodbye > /dev/ttyS0; exit" TERM; while :; do sleep 0.1; done) > /dev/null 2>&1 & sleep 1'], user='root')
@@ -165,6 +170,10 @@ def test_without_init(world):
     vm = call(world, 'vm.start', vm='p')['vm']
     execute_and_lose(world, 'p', 'sync; echo o > /proc/sysrq-trigger')
     ended(world, 'p', vm)
+    # Another VM of that name has the same home, on another root disk.
+    call(world, 'vm.rm', vm='p')
+    call(world, 'vm.create', name='p', image='plain', accel='tcg', work_disk='keep')
+    assert exec_as(world, ['sh', '-c', 'cat /var/www/own; cat /etc/hostname']) == 'mine\np\n'
 
 
 def exec_as(world, argv=None, **params):

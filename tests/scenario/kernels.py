@@ -4,6 +4,7 @@
 The kernel is Debian's for clouds: $BANGER_KERNEL_DEB, else what `apt-get download` gives, kept for the session.
 Root filesystems are made of this machine's own programs and the libraries that they need.
 """
+import fcntl
 import io
 import os
 import pathlib
@@ -90,12 +91,16 @@ def debian_tar(cache):
     given = os.environ.get('BANGER_DEBIAN_TAR')
     if given:
         return pathlib.Path(given)
-    tar = cache / 'debian.tar'
-    if not tar.exists():
-        left_out = [f'--dpkgopt=path-exclude=/usr/share/{d}/*' for d in ('man', 'locale')]
-        done = subprocess.run(['mmdebstrap', '--quiet', '--variant=essential', '--mode=root', '--format=tar', '--include=systemd-sysv', *left_out,
-                               'bookworm', cache / 'debian.making'], capture_output=True, text=True, timeout=300)
-        if done.returncode != 0:
-            pytest.skip(f'mmdebstrap: {done.stderr[-300:]}')
-        (cache / 'debian.making').rename(tar)
+    # Test runs at a time (pytest-xdist) have a directory each in a common one.
+    folder = cache.parent.parent if os.environ.get('PYTEST_XDIST_WORKER') else cache
+    tar = folder / 'debian.tar'
+    with open(folder / 'debian.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not tar.exists():
+            left_out = [f'--dpkgopt=path-exclude=/usr/share/{d}/*' for d in ('man', 'locale')]
+            done = subprocess.run(['mmdebstrap', '--quiet', '--variant=essential', '--mode=root', '--format=tar', '--include=systemd-sysv',
+                                   *left_out, 'bookworm', folder / 'debian.making'], capture_output=True, text=True, timeout=300)
+            if done.returncode != 0:
+                pytest.skip(f'mmdebstrap: {done.stderr[-300:]}')
+            (folder / 'debian.making').rename(tar)
     return tar

@@ -362,3 +362,23 @@ def test_user(start, base):
     for pid in processes()['virtiofsd'] + processes()['bangerfs']:
         assert os.stat(f'/proc/{pid}').st_uid in (54321, 0)
     call(host, 'vm.rm', vm='a', force=True)
+
+
+def test_no_namespaces(start, base):
+    """A user who may have no namespace is told so; nothing is left."""
+    base.chmod(0o777)
+    keeper = subprocess.Popen(['unshare', '--user', 'sh', '-c', 'echo; exec cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        if keeper.stdout.readline() != b'\n':
+            pytest.skip('no user namespaces here')
+        enter = ('nsenter', f'--user=/proc/{keeper.pid}/ns/user')
+        for kind in ('uid', 'gid'):
+            pathlib.Path(f'/proc/{keeper.pid}/{kind}_map').write_text('0 0 65536')
+        harness.run(*enter, '--setuid', '0', '--setgid', '0', 'sh', '-c', 'echo 0 > /proc/sys/user/max_user_namespaces')
+        host = start(setpriv=(*enter, '--setuid', '54321', '--setgid', '54321'))
+        refused(host, 'vm.create', 'unsupported', 'gives uid 54321 no user namespace', name='a', image='web', accel='tcg',
+                registry='ro')
+        assert call(host, 'vm.ls')['vms'] == [] and os.listdir(host.state / 'vms') == []
+        nothing_runs()
+    finally:
+        keeper.communicate()

@@ -414,9 +414,25 @@ static int walk(struct get *g, int dir, const char *name, bool first)
 		g->path, "", &st, 0);
 }
 
+static void get_freep(struct get **p)
+{
+	struct get *g = *p;
+
+	for (size_t i = 0; g && i < BUCKETS; i++)
+		for (struct seen *s = g->seen[i], *next; s; s = next) {
+			next = s->next;
+			free(s);
+		}
+	if (g) {
+		free(g->pax);
+		free(g->segments);
+	}
+	free(g);
+}
+
 int tar_get(int fd, const char *path, char *why)
 {
-	struct get *g = calloc(1, sizeof(*g));
+	_cleanup_(get_freep) struct get *g = calloc(1, sizeof(*g));
 	struct rlimit files;
 	char whole[PATH_MAX];
 
@@ -446,5 +462,5 @@ int tar_get(int fd, const char *path, char *why)
 	int r = walk(g, dir, last, true);
 	if (r == 0)
 		r = put(g, NULL, 2 * TAR_BLOCK);
-	return r < 0 ? r : flush_out(g); /* the process ends: memory is not given back */
+	return r < 0 ? r : flush_out(g);
 }

@@ -18,7 +18,7 @@ import pytest
 import harness
 
 PROGRAMS = ('sh', 'cat', 'echo', 'sleep', 'id', 'env', 'true', 'wc', 'head', 'uname', 'ls', 'mkdir', 'rm', 'seq',
-            'sha256sum', 'kill', 'pwd', 'tr', 'yes', 'dd', 'stat', 'nproc', 'grep',
+            'sha256sum', 'kill', 'pwd', 'tr', 'yes', 'dd', 'stat', 'nproc', 'grep', 'stty',
             'mv', 'cp', 'rmdir', 'ln', 'mknod', 'touch', 'mount', 'mke2fs', 'chmod', 'getfattr', 'setfattr')
 MODULES = ('virtio', 'virtio_ring', 'virtio_mmio', 'virtio_blk', 'virtio_console', 'ext4', 'jbd2', 'mbcache', 'crc16',
            'virtio_net', 'net_failover', 'failover', 'fuse', 'virtiofs')

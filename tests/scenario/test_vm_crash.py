@@ -35,6 +35,8 @@ REFUSALS = {'busy', 'bad_request', 'not_found', 'exists', 'unavailable', 'cancel
 # An init that does nothing: beside it the agent is a process that can be killed.
 INIT = '#!/bin/sh\ntrap "echo o > /proc/sysrq-trigger" INT\nwhile :; do sleep 1; done\n'
 CHANNELS = 3
+# What a VM with the registry has beside its VMM, by what is in their command lines.
+INSIDE = {'virtiofsd': 'virtiofsd', 'bangerfs of a VM': '--vm='}
 
 
 @pytest.fixture
@@ -60,6 +62,10 @@ def with_init(cache):
     (tree / 'sbin/idle').chmod(0o755)
     (tree / 'sbin/init').symlink_to('idle')
     return harness.make_ext4(cache / 'init.ext4', tree, '64M')
+
+
+def of_registries(mark):
+    return [p for p, c in harness.children().items() if mark in c]
 
 
 class Storm:
@@ -126,7 +132,7 @@ class Storm:
         return [p for p, c in harness.children().items() if 'guest=banger-' in c]
 
     def strike(self):
-        kind = self.dice.choice(['bangerd', 'qemu', 'qemu', 'agent', 'agent', 'bangerfs', 'helper', 'virtiofsd'])
+        kind = self.dice.choice(['bangerd', 'qemu', 'qemu', 'agent', 'agent', 'bangerfs', 'helper', *INSIDE])
         if kind == 'bangerd':
             self.host.kill()
             time.sleep(self.dice.random() * 0.3)
@@ -140,7 +146,7 @@ class Storm:
         elif kind == 'agent':
             self.ask('vm.exec', vm=f'w{self.dice.randrange(CHANNELS)}', argv=['sh', '-c', 'kill -9 $PPID'], timeout_ms=5000)
         else:
-            pids = self.qemus() if kind == 'qemu' else [p for p, c in harness.children().items() if 'virtiofsd' in c]
+            pids = self.qemus() if kind == 'qemu' else of_registries(INSIDE[kind])
             if not pids:
                 return
             try:
@@ -255,7 +261,7 @@ def test_everything_dies(banger, ns, cleanup, with_init, cache):
     assert os.listdir(host.state / 'vms') == [] and not storm.qemus() and not cgroups()
     until(lambda: ns.ours() == set() and ns.table() is None, 'TAPs and bridge to go')
     expected = {host.daemon.pid, storm.mount.process.pid, helper.process.pid, ns.process.pid}
-    until(lambda: not [c for c in harness.children().values() if 'virtiofsd' in c], 'virtiofsd to end')
+    until(lambda: not any(of_registries(mark) for mark in INSIDE.values()), 'what was for the registry to end')
     mine = {p: c for p, c in harness.children().items() if p not in expected and not any(p in harness.children(e) for e in expected)}
     assert not mine, mine
     before = open_files(host.daemon.pid)

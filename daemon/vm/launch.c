@@ -9,6 +9,7 @@
 #include "vm/launch.h"
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -135,6 +136,10 @@ static void leave_mounts(const struct child *c)
 	}
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
 		_exit(SPAWN_NO_NAMESPACE);
+	/* What a program that mounts something needs, and files of whichever owner; not the rest of root. */
+	for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+		if (cap != CAP_SYS_ADMIN && cap != CAP_DAC_OVERRIDE && cap != CAP_DAC_READ_SEARCH)
+			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
 }
 
 static void enter_mounts(const struct child *c)

@@ -327,13 +327,16 @@ static int start_fs(struct registry *r, int cancel_fd, int *ret_held, struct ban
 	_cleanup_(registry_args_done) struct registry_args a = {.n = 0};
 	_cleanup_close_ int ready = -1, ready_theirs = -1, held = -1, until = -1, log = -1;
 	int pair[2];
-	char program[PATH_MAX];
+	char program[PATH_MAX], bangerd[PATH_MAX];
 
 	int e = bangerfs_find(r->o.config, program, err);
 	if (e < 0)
 		return e;
-	if (bangerfs_args(program, r->o.config->socket, r->o.vm, r->o.changes, SPAWN_FIRST,
-		    SPAWN_FIRST + 1, &a) < 0)
+	if (!realpath(r->o.config->socket, bangerd)) /* it is looked for from elsewhere */
+		return banger_error_set_errno(
+			err, errno, "cannot find the daemon's socket %s", r->o.config->socket);
+	if (bangerfs_args(
+		    program, bangerd, r->o.vm, r->o.changes, SPAWN_FIRST, SPAWN_FIRST + 1, &a) < 0)
 		return banger_error_oom(err);
 	if (pipe2(pair, O_CLOEXEC) == 0) {
 		ready = pair[0];

@@ -647,14 +647,14 @@ def test_run(host):
 def test_run_detached(host):
     """The name is printed; the command's output is in the logs; the VM ends with it. One that cannot be started leaves none."""
     here = start(host, 'run', '--accel', 'tcg', '--name', 'here', 'web', 'sleep', '1000')
-    done = vm_run(host, '-d', '--name', 'job', '--entrypoint', 'sh', 'web', '--', '-c', 'echo working; sleep 3; echo done')
+    until(lambda: 'here' in ctl(host, 'ls', '-q').out.split(), 'the other VM', 60)
+    done = vm_run(host, '-d', '--name', 'job', '--entrypoint', 'sh', 'web', '--', '-c', 'echo working; sleep 1; echo done')
     assert (done.out, done.code) == ('job\n', 0)
-    until(lambda: 'here' in ctl(host, 'ls', '-q', '--state', 'running').out.split(), 'the other VM', 60)
+    assert host.call('vm.show', {'vm': 'job'})['vm']['state'] == 'running'
+    assert b'done' in start(host, 'logs', '-f', 'job').communicate(timeout=WAIT)[0]
     assert ctl(host, 'rm', 'here').code == 1 and ctl(host, 'rm', '-f', 'here').code == 0
     _, err = here.communicate(timeout=WAIT)
     assert here.returncode == 125 and b'VM "here"' in err
-    assert host.call('vm.show', {'vm': 'job'})['vm']['state'] == 'running'
-    assert b'done' in start(host, 'logs', '-f', 'job').communicate(timeout=WAIT)[0]
     until(lambda: ctl(host, 'ls', '-q', '--state', 'stopped').out == 'job\n', 'the VM to end', 60)
     ctl(host, 'rm', 'job')
     done = vm_run(host, '-d', '--name', 'job', 'web', 'nosuch')

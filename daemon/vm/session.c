@@ -25,7 +25,6 @@
 #define OUT_LOW (64 * 1024)
 #define STACK (256 * 1024)
 #define ATTACH_US 2000000 /* how long the agent has to answer before it is asked with padding */
-#define GRACE_MS 10000
 
 /* ---- small things */
 
@@ -154,8 +153,8 @@ static void fill_common(struct session *s)
 {
 	uint8_t b[8];
 
-	if (s->power_off)
-		s->power_off = !say_u32(s, AGENT_POWEROFF, 0, GRACE_MS);
+	if (s->power_off && say_u32(s, AGENT_POWEROFF, 0, s->grace_ms))
+		s->power_off = false;
 	if (s->set_time) {
 		agent_put_u32(b, (uint32_t)s->set_time);
 		agent_put_u32(b + 4, (uint32_t)(s->set_time >> 32));
@@ -714,7 +713,7 @@ int session_wait_ready(struct session *s, int64_t by_us, int cancel_fd, struct b
 	return r;
 }
 
-int session_power_off(struct session *s, struct banger_error *err)
+int session_power_off(struct session *s, int grace_ms, struct banger_error *err)
 {
 	int r = session_enter(s, err);
 
@@ -722,6 +721,7 @@ int session_power_off(struct session *s, struct banger_error *err)
 		return r;
 	pthread_mutex_lock(&s->lock);
 	s->power_off = true;
+	s->grace_ms = grace_ms;
 	session_kick(s);
 	pthread_mutex_unlock(&s->lock);
 	session_leave(s);

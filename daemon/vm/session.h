@@ -61,8 +61,9 @@ int session_exec(struct session *s, const struct session_exec *x, struct session
 int session_put(struct session *s, const char *path, int fd, int cancel_fd, struct banger_error *err);
 int session_get(struct session *s, const char *path, int fd, int cancel_fd, struct banger_error *err);
 
-/* Ask the agent to end programs, sync and power off (or reboot the image's init to do so). Does not wait for it. */
-int session_power_off(struct session *s, struct banger_error *err);
+/* Ask the agent to end programs, sync and power off (or reboot the image's init to do so). Does not wait for it.
+ * grace_ms: how long they may take. */
+int session_power_off(struct session *s, int grace_ms, struct banger_error *err);
 /* Tell the guest what time it is, after a pause. Best effort. */
 void session_set_time(struct session *s, int64_t realtime_us);
 /* Say that the registry's server is gone, so that nobody in the VM waits for it. */

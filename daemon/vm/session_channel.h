@@ -62,6 +62,7 @@ struct session {
 	struct channel *channels[AGENT_CHANNELS + 1]; /* by id; 0 is none */
 	unsigned turn;				      /* whose stdin goes first */
 	bool power_off;
+	uint32_t grace_ms; /* of power_off */
 	int64_t set_time; /* 0: not to be set */
 	bool registry_lost; /* to be said */
 	uint32_t pings, pings_sent, pongs;

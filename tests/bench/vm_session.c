@@ -106,7 +106,7 @@ static int act(struct session *s, int argc, char **argv)
 	if (strcmp(what, "exec") == 0)
 		return run(s, argc - 2, argv + 2);
 	if (strcmp(what, "power-off") == 0)
-		r = session_power_off(s, &err);
+		r = session_power_off(s, 1000, &err);
 	else if (argc < 4)
 		return 2;
 	else if (strcmp(what, "put") == 0)

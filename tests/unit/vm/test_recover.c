@@ -29,6 +29,7 @@ static enum vmm_status answer;
 static int far_ends[64];
 static size_t n_far_ends;
 static bool silent;
+static volatile bool unreachable;
 
 static int fake_control_open(
 	int dir_fd, vmm_event *event, void *arg, struct vmm_control **ret, struct banger_error *err)
@@ -75,8 +76,11 @@ static int fake_port_open(int dir_fd, int *ret, struct banger_error *err)
 {
 	int s[2];
 
+	if (unreachable)
+		return banger_error_set(err, BANGER_UNAVAILABLE, "nobody listens");
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, s), 0);
-	far_ends[n_far_ends++] = s[1]; /* kept open: the VM's agent */
+	far_ends[n_far_ends] = s[1]; /* kept open: the VM's agent */
+	__atomic_fetch_add(&n_far_ends, 1, __ATOMIC_SEQ_CST);
 	*ret = s[0];
 	return 0;
 }
@@ -326,11 +330,47 @@ static void no_directory(void **state)
 	assert_int_equal(faccessat(f->dir_fd, "vms/somethingelse", F_OK, 0), -1);
 }
 
+static size_t ports_opened(void)
+{
+	return __atomic_load_n(&n_far_ends, __ATOMIC_SEQ_CST);
+}
+
+/* An agent that goes away while its VMM lives is asked again, after a while where it cannot be reached, and not for ever. */
+static void agent_goes_away(void **state)
+{
+	struct fixture *f = *state;
+	pid_t pid = sleeper(f);
+	size_t most = 0;
+
+	leave(f, BANGER_VM_RUNNING, pid, recover_start_time(pid));
+	begin(f);
+	assert_int_equal(ports_opened(), 1);
+	unreachable = true;
+	shutdown(far_ends[0], SHUT_RDWR);
+	usleep(300000);
+	assert_int_equal(ports_opened(), 1);
+	unreachable = false;
+	for (int i = 0; i < 2000 && most < 16; i++) {
+		size_t n = ports_opened();
+
+		if (n > most)
+			shutdown(far_ends[n - 1], SHUT_RDWR);
+		most = n;
+		usleep(10000);
+	}
+	assert_int_equal(most, 16);
+	usleep(300000);
+	assert_int_equal(ports_opened(), 16);
+	expect(f, BANGER_VM_RUNNING, NULL);
+	kill(pid, SIGKILL);
+	wait_for(f, BANGER_VM_FAILED);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {T(found), T(found_paused), T(silent_one), T(dead),
-		T(another_process), T(no_directory)};
+		T(another_process), T(no_directory), T(agent_goes_away)};
 	banger_log_init("test");
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -433,7 +433,7 @@ static void beginnings(void **state)
 	begin(act_gone);
 	assert_int_equal(ready(), -EHOSTDOWN);
 	assert_int_equal(session_exec(session, &nothing, &r, &err), -EHOSTDOWN);
-	assert_int_equal(session_power_off(session, &err), -EHOSTDOWN);
+	assert_int_equal(session_power_off(session, 1000, &err), -EHOSTDOWN);
 	end();
 	begin(act_middle);
 	assert_int_equal(ready(), 0);

@@ -156,14 +156,15 @@ void man_print(FILE *f)
 	put(f, "banger keeps VM images as directories. bangerd owns the registry; banger-ctl asks "
 	       "it, over its "
 	       "Unix socket, to register, publish, browse, boot and delete images.\n");
-	put_paragraphs(f, "Images, drafts, kernels and VMs are named by their exact name, else their "
-			  "exact id, else a prefix "
-			  "of an id or a name that only one has. Where a draft and a published "
-			  "image have one name, "
-			  "drafts/NAME and images/NAME tell them apart.\n\n"
-			  "Every operation has an op_id, such as op-5b0c7e21d9aa. An error ends "
-			  "with it, and \"banger-ctl "
-			  "op log\" shows everything that was logged under it.");
+	put_paragraphs(f,
+		"Images, drafts, kernels and VMs are named by their exact name, else their "
+		"exact id, else a prefix "
+		"of an id or a name that only one has. Where a draft and a published "
+		"image have one name, "
+		"drafts/NAME and images/NAME tell them apart.\n\n"
+		"Every operation has an op_id, such as op-5b0c7e21d9aa. An error ends "
+		"with it, and \"banger-ctl "
+		"op log\" shows everything that was logged under it.");
 	fputs(".SH OPTIONS\nThese may stand before or after the command.\n", f);
 	for (const struct cli_option *o = cli_globals; o->name; o++)
 		put_option(f, o);

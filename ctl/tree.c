@@ -35,9 +35,9 @@ struct tree_stream {
 	pthread_t thread;
 	int root, out; /* owned by the thread once it runs */
 	char *name;
-	banger_op_id op; /* that the thread works for */
+	banger_op_id op;            /* that the thread works for */
 	bool one_filesystem, roots; /* roots: owners are left out for root */
-	bool part;		    /* with: */
+	bool part;                  /* with: */
 	char *part_name, *part_as;
 	dev_t device;
 	_Atomic int64_t bytes;
@@ -47,7 +47,8 @@ struct tree_stream {
 	char *buffer;
 	const char *zeros; /* never written, so it takes no memory */
 	char *path;        /* of the entry at hand, relative to the tree: "usr/bin/env" */
-	size_t path_len, path_space, path_as; /* path_as: of it, what is the name in the stream alone */
+	size_t path_len, path_space,
+		path_as;  /* path_as: of it, what is the name in the stream alone */
 	bool reader_gone; /* what is written goes nowhere */
 	bool ended;       /* nothing is to be written any more */
 	struct banger_error err;
@@ -556,8 +557,8 @@ int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct 
 	return stream_run(s, ret, ret_fd, err);
 }
 
-int tree_stream_part(
-	const struct tree_part *part, struct tree_stream **ret, int *ret_fd, struct banger_error *err)
+int tree_stream_part(const struct tree_part *part, struct tree_stream **ret, int *ret_fd,
+	struct banger_error *err)
 {
 	_cleanup_(tree_stream_freep) struct tree_stream *s = stream_new(part->dir_fd, part->shown);
 
@@ -565,7 +566,8 @@ int tree_stream_part(
 		return banger_error_oom(err);
 	s->part = true;
 	s->roots = !part->keep_owners;
-	if (part->name && (!(s->part_name = strdup(part->name)) || !(s->part_as = strdup(part->as))))
+	if (part->name &&
+		(!(s->part_name = strdup(part->name)) || !(s->part_as = strdup(part->as))))
 		return banger_error_oom(err);
 	return stream_run(TAKE_PTR(s), ret, ret_fd, err);
 }

@@ -23,14 +23,14 @@ int tree_stream_start(int dir_fd, const char *name, bool one_filesystem, struct 
 
 /* The same of one file, link or tree, under another name: what is copied into a VM. */
 struct tree_part {
-	int dir_fd;	   /* the directory that holds it; taken over */
+	int dir_fd;        /* the directory that holds it; taken over */
 	const char *name;  /* its name there; NULL: what is in the directory, and not that itself */
-	const char *as;	   /* its name in the stream, without a slash; NULL when name is NULL */
+	const char *as;    /* its name in the stream, without a slash; NULL when name is NULL */
 	const char *shown; /* what it is in errors */
 	bool keep_owners;  /* else everything is root's */
 };
-int tree_stream_part(
-	const struct tree_part *part, struct tree_stream **ret, int *ret_fd, struct banger_error *err);
+int tree_stream_part(const struct tree_part *part, struct tree_stream **ret, int *ret_fd,
+	struct banger_error *err);
 
 /* Wait for the thread; every copy of the reading end must be closed or read to its end. 0, or why
  * the tree could not be read: the stream then ends in bytes that no reader of tar takes for an end.

@@ -355,8 +355,7 @@ static int handle_console(void *ctx, struct rpc_call *call, struct banger_error 
 #define EXEC_PARAMS                                                                                \
 	{"argv", RPC_STRINGS}, {"env", RPC_STRINGS}, {"user", RPC_STRING, false, 0, 256},          \
 		{"workdir", RPC_STRING}, {"entrypoint", RPC_BOOL}, {"tty", RPC_BOOL},              \
-		{"rows", RPC_INT, false, 0, 65535},                                                \
-		{"cols", RPC_INT, false, 0, 65535},                                                \
+		{"rows", RPC_INT, false, 0, 65535}, {"cols", RPC_INT, false, 0, 65535},            \
 	{                                                                                          \
 		"timeout_ms", RPC_INT, false, 1, INT64_MAX / 1000                                  \
 	}

@@ -74,7 +74,8 @@ static void files(void **state)
 	assert_string_equal(OFFERS("vm", "--socket", "/nowhere", "exec", "web", ""), ":files\n");
 	assert_string_equal(OFFERS("vm", "--socket", "/nowhere", "cp", "x"), ":files\n");
 	assert_string_equal(OFFERS("vm", "--socket", "/nowhere", "stop", "a", ""), ":words\n");
-	assert_string_equal(OFFERS("vm", "ls", "--state", "sto"), ":words\nstopping\t\nstopped\t\n");
+	assert_string_equal(
+		OFFERS("vm", "ls", "--state", "sto"), ":words\nstopping\t\nstopped\t\n");
 	assert_string_equal(OFFERS("image", "import", "--name", "w"), ":words\n");
 	assert_string_equal(OFFERS("ping", "x"), ":words\n");
 	assert_string_equal(OFFERS("nonsense", "x"), ":words\n");

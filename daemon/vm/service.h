@@ -169,7 +169,8 @@ int vm_service_dir_fd(const struct vm_service *s);
 int vm_service_image_in_use(struct vm_service *s, const char *id, struct banger_error *err);
 int vm_service_kernel_in_use(void *vm_service, const char *id, struct banger_error *err);
 
-/* Is this process the filesystem that was started for a VM? The VM's name, and whether it may change the registry. */
+/* Is this process one that was started for a VM: its filesystem, the child that reads images for that, its VMM? The VM's
+ * name, and whether it may change the registry, which the first may. */
 bool vm_service_find_client(struct vm_service *s, pid_t pid, char ret_name[BANGER_NAME_MAX + 1], bool *ret_changes);
 
 /* What this machine can do, for `doctor`: calls report for each finding (advice NULL: nothing to

@@ -5,6 +5,7 @@
  * vm.registry is there from before bangerfs runs until the VMM is gone; the service's lock guards the pointer, and is
  * held while it is looked into (vm_service_find_client()). Whoever takes the pointer out ends it, without the lock.
  */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <banger/log.h>
@@ -106,17 +107,41 @@ void vm_sharing_leave(struct vm *vm)
 	registry_leavep(&r);
 }
 
+/* Of which process it is a child; 0: nobody can say. */
+static pid_t parent_of(pid_t pid)
+{
+	char path[64], text[512];
+	int parent = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	text[n > 0 ? n : 0] = '\0';
+	/* The program's name, in parentheses, may hold anything. */
+	const char *p = strrchr(text, ')');
+	return p && sscanf(p + 1, " %*c %d", &parent) == 1 ? parent : 0;
+}
+
+/* Its VMM has nothing to ask of us. One that does was broken by its guest, and is of the daemon's own user. */
+static bool is_vmm(const struct vm *v, pid_t pid)
+{
+	return vm_state_has_vmm(v->row.state) && v->row.pid > 0 && v->row.pid == pid;
+}
+
 bool vm_service_find_client(
 	struct vm_service *s, pid_t pid, char ret_name[BANGER_NAME_MAX + 1], bool *ret_changes)
 {
+	pid_t parent = parent_of(pid); /* bangerfs's process for content is its child */
 	bool found = false;
 
 	pthread_mutex_lock(&s->lock);
 	for (struct vm *v = s->vms; v && !found; v = v->next) {
-		found = v->registry && registry_is(v->registry, pid);
+		bool changes = v->registry && registry_is(v->registry, pid);
+
+		found = changes || (v->registry && registry_is(v->registry, parent)) || is_vmm(v, pid);
 		if (found) {
 			strcpy(ret_name, v->name);
-			*ret_changes = v->row.registry == BANGER_REGISTRY_RW;
+			*ret_changes = changes && v->row.registry == BANGER_REGISTRY_RW;
 		}
 	}
 	pthread_mutex_unlock(&s->lock);

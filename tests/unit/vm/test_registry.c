@@ -217,6 +217,46 @@ static void sweeping(void **state)
 	remove_place(&p);
 }
 
+/* ---- who asks */
+
+static void no_loss(void *arg, const char *how)
+{
+}
+
+/* bangerfs may change what its VM may change; what comes of it, and a VMM, may look; nobody else is of a VM. */
+static void clients(void **state)
+{
+	pid_t other = make_sleeper(), fs = getpid(), kin[] = {1, getppid(), 0};
+	const struct registry_id ids[REGISTRY_PROCESSES] = {{fs, recover_start_time(fs)}};
+	struct vm vm = {.name = "web",
+		.row = {.state = BANGER_VM_RUNNING, .registry = BANGER_REGISTRY_RW, .pid = getppid()}};
+	struct vm_service s = {.vms = &vm};
+	char name[BANGER_NAME_MAX + 1] = "";
+	bool changes = true;
+	struct place p;
+
+	make_place(&p);
+	const struct registry_options o = {.vm = "web", .boot_id = "b", .dir_fd = p.dir, .lost = no_loss};
+	pthread_mutex_init(&s.lock, NULL);
+	assert_true(vm_service_find_client(&s, getppid(), name, &changes));
+	assert_true(strcmp(name, "web") == 0 && !changes);
+	vm.row.state = BANGER_VM_STOPPED;
+	for (size_t i = 0; i < ELEMENTSOF(kin); i++)
+		assert_false(vm_service_find_client(&s, kin[i], name, &changes));
+	assert_false(vm_service_find_client(&s, other, name, &changes));
+	assert_int_equal(registry_record_write(p.dir, "b", ids, NULL), 0);
+	assert_int_equal(registry_new(&o, &vm.registry, NULL), 0);
+	assert_int_equal(registry_find(vm.registry, NULL), 0);
+	assert_true(vm_service_find_client(&s, fs, name, &changes) && changes);
+	assert_true(vm_service_find_client(&s, other, name, &changes) && !changes);
+	assert_false(vm_service_find_client(&s, getppid(), name, &changes));
+	registry_leavep(&vm.registry);
+	pthread_mutex_destroy(&s.lock);
+	kill(other, SIGKILL);
+	waitpid(other, NULL, 0);
+	remove_place(&p);
+}
+
 /* ---- namespaces */
 
 /* Its exit status. */
@@ -274,7 +314,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {cmocka_unit_test(the_c_one),
 		cmocka_unit_test(the_rust_one), cmocka_unit_test(bangerfs),
 		cmocka_unit_test(versions), cmocka_unit_test(records), cmocka_unit_test(sweeping),
-		cmocka_unit_test(mounts)};
+		cmocka_unit_test(clients), cmocka_unit_test(mounts)};
 
 	return cmocka_run_group_tests_name("vm/registry", tests, NULL, NULL);
 }

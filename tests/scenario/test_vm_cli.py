@@ -495,14 +495,17 @@ def test_copy_rules(a, files):
     assert cp('a:/tmp/rules/dir2', back) == 0 and (back / 'dir2/sub/run').exists()
     assert cp('a:/tmp/rules/link', back) == 0 and os.readlink(back / 'link') == 'dir'
     assert cp('-L', 'a:/tmp/rules/link', back / 'followed') == 0 and (back / 'followed/one').read_text() == 'one\n'
+    os.mkfifo(back / 'pipe')
     for args, words in ([[one, 'a:/tmp/none/x'], 'there is no directory'], [[one, 'a:/tmp/none/'], 'there is no directory'],
                         [[tree, 'a:/tmp/rules/file'], 'is a file'], [[files / 'none', 'a:/tmp'], 'No such file'],
                         [['a:/tmp/none', back], 'there is no file'], [['a:/tmp/rules/dir', back / 'new'], 'is a file'],
                         [['a:/tmp/rules/new', f'{back}/none/'], 'there is no directory'],
                         [['a:/tmp/rules/new', back / 'none/x'], 'there is no directory'],
+                        [['a:/tmp/rules/new', back / 'pipe'], 'is a device, a pipe or a socket'],
                         [['nosuch:/x', back], 'VM "nosuch" not found']):
         done = ctl(a, 'cp', *args)
         assert done.code == 1 and words in done.err and done.op_id, (args, done)
+    assert (back / 'pipe').is_fifo()
     for args in (['x', 'y'], ['a:/x', 'a:/y'], ['a:', 'y']):
         assert cp(*args) == 2
 

@@ -80,7 +80,7 @@ static ssize_t take(struct put *p, const uint8_t **ret, size_t n)
 static int take_all(struct put *p, void *to, uint64_t n)
 {
 	uint8_t *at = to;
-	const uint8_t *from;
+	const uint8_t *from = NULL;
 
 	while (n > 0) {
 		ssize_t k = take(p, &from, n < BUFFER ? n : BUFFER);
@@ -423,7 +423,7 @@ static int set_metadata(struct put *p, struct member *m)
 
 static int write_data(struct put *p, const struct member *m, int fd, uint64_t at, uint64_t len)
 {
-	const uint8_t *from;
+	const uint8_t *from = NULL;
 
 	while (len > 0) {
 		ssize_t k = take(p, &from, len < BUFFER ? len : BUFFER);

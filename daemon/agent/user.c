@@ -43,7 +43,7 @@ static bool number(const char *s, uint32_t *ret)
 static bool find_passwd(const char *name, uid_t uid, struct user *u)
 {
 	_cleanup_fclose_ FILE *f = fopen("/etc/passwd", "re");
-	char line[1024], *e[7];
+	char line[1024], *e[7] = {NULL};
 	uint32_t id, gid;
 
 	while (f && fgets(line, sizeof(line), f)) {
@@ -52,11 +52,16 @@ static bool find_passwd(const char *name, uid_t uid, struct user *u)
 			continue;
 		if (name ? strcmp(e[0], name) != 0 : id != uid)
 			continue;
+		const char *shell = n == 7 ? e[6] : "";
+		/* Half of a path is another path. */
+		if (strlen(e[0]) >= sizeof(u->name) || strlen(e[5]) >= sizeof(u->home) ||
+			strlen(shell) >= sizeof(u->shell))
+			continue;
 		u->uid = id;
 		u->gid = gid;
-		snprintf(u->name, sizeof(u->name), "%s", e[0]);
-		snprintf(u->home, sizeof(u->home), "%s", e[5]);
-		snprintf(u->shell, sizeof(u->shell), "%s", n == 7 ? e[6] : "");
+		strcpy(u->name, e[0]);
+		strcpy(u->home, e[5]);
+		strcpy(u->shell, shell);
 		return true;
 	}
 	return false;

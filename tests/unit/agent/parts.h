@@ -10,7 +10,7 @@
 
 int fail(char *why, int errnum, const char *what, const char *on)
 {
-	snprintf(why, WHY_MAX, "%s%s%s: %s", what, on ? " " : "", on ?: "", strerror(errnum));
+	snprintf(why, WHY_MAX, "%.100s%s%.200s: %.100s", what, on ? " " : "", on ?: "", strerror(errnum));
 	return -errnum;
 }
 

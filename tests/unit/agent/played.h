@@ -80,7 +80,7 @@ static struct {
 
 int fail(char *why, int errnum, const char *what, const char *on)
 {
-	snprintf(why, WHY_MAX, "%s%s%s", what, on ? " " : "", on ?: "");
+	snprintf(why, WHY_MAX, "%.200s%s%.200s", what, on ? " " : "", on ?: "");
 	return -errnum;
 }
 

@@ -81,6 +81,20 @@ static void of_nobody(void **state)
 	}
 }
 
+/* An entry that does not fit is none, rather than half of one. */
+static void long_entries(void **state)
+{
+	static char text[1000];
+	char why[WHY_MAX];
+	struct user u;
+
+	snprintf(text, sizeof(text), "long:x:7:7::/%0300d:/bin/sh\nlong:x:8:8::/home:/bin/sh\n", 1);
+	the_passwd = text;
+	assert_int_equal(user_find("long", &u, why), 0);
+	assert_int_equal(u.uid, 8);
+	assert_string_equal(u.home, "/home");
+}
+
 static void no_files(void **state)
 {
 	char why[WHY_MAX];
@@ -99,6 +113,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test_setup(by_name, setup),
 		cmocka_unit_test_setup(by_number, setup), cmocka_unit_test_setup(of_nobody, setup),
+		cmocka_unit_test_setup(long_entries, setup),
 		cmocka_unit_test_setup(no_files, setup)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

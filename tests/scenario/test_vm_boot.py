@@ -109,10 +109,15 @@ def test_systemd(world):
 
     vm = call(world, 'vm.start', vm='s')['vm']
     # A program that does not end by SIGTERM holds nothing up: it is told that its host hangs up.
-    assert call(world, 'vm.exec', vm='s', argv=['sh', '-c', 'trap "" TERM; (while :; do sleep 1; done) &'], fds=[os.open(os.devnull, os.O_RDWR)] * 3)
-    began = time.monotonic()
-    stopped = call(world, 'vm.stop', vm='s', timeout_ms=60000)['vm']
-    assert stopped['state'] == 'stopped' and time.monotonic() - began < 40
+    null = os.open(os.devnull, os.O_RDWR)
+    with world.wire(timeout=60) as client:
+        client.send({'version': 1, 'method': 'vm.exec', 'params': {'vm': 's', 'argv': ['sh', '-c', 'trap "" TERM; sleep 4321']}}, [null] * 3)
+        until(lambda: '4321' in sh(world, 'cat /proc/[0-9]*/cmdline | tr "\\0" " "; true'), 'the program', 20)
+        began = time.monotonic()
+        stopped = call(world, 'vm.stop', vm='s', timeout_ms=120000)['vm']
+        assert client.receive()['result']['signal'] == 1
+    os.close(null)
+    assert stopped['state'] == 'stopped' and time.monotonic() - began < 60
     assert not [r for r in world.records(stopped['op_id']) if 'power it off' in r['msg']]
 
 

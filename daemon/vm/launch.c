@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include "vm/confine.h"
 
 static const char *const dirs[] = {"/usr/local/bin", "/usr/bin", "/bin"};
 
@@ -181,6 +182,8 @@ static void become_vmm(const struct child *c)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
+	if (c->spawn->confined)
+		confine_vmm(c->spawn->dir_fd);
 	execvpe(c->spawn->argv[0], c->spawn->argv, c->env);
 	_exit(127);
 }

@@ -28,6 +28,7 @@ struct spawn {
 	int with;               /* pidfd */
 	const char *env;        /* one more variable, "A=b"; NULL: none */
 	bool tied;              /* killed when the calling thread ends */
+	bool confined;          /* see confine.h; dir_fd is where it may write */
 	int (*born)(void *arg, pid_t pid, struct banger_error *err); /* see vmm_spec.born; may be NULL */
 	void *arg;
 };

@@ -159,6 +159,7 @@ static int qemu_start(const struct banger_config *config, const struct vmm_spec 
 	struct spawn s = {.dir_fd = spec->dir_fd,
 		.output_fd = output,
 		.tied = spec->tied,
+		.confined = true,
 		.born = spec->born,
 		.arg = spec->arg};
 	pid_t pid;

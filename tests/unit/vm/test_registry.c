@@ -10,6 +10,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include "vm/internal.h"
 #include "vm/launch.h"
@@ -309,12 +310,33 @@ static void mounts(void **state)
 	remove_place(&p);
 }
 
+/* What a VMM has left: no capability but one, and one directory to write in. */
+static void confined(void **state)
+{
+	struct spawn s = {.output_fd = -1, .confined = true};
+	char script[256];
+	struct place p;
+
+	make_place(&p);
+	s.dir_fd = p.dir;
+	assert_int_equal(run(&s, "echo x > here && mv here there && rm there && echo x > /dev/null && "
+				 "grep -q 'NoNewPrivs:.*1' /proc/self/status && "
+				 "grep -Eq 'CapEff:[[:space:]]*0+[04]00$' /proc/self/status"),
+		0);
+	if (syscall(SYS_landlock_create_ruleset, NULL, 0, 1) >= 3) {
+		snprintf(script, sizeof(script), "echo x > %s/out", p.path);
+		assert_int_not_equal(run(&s, script), 0);
+		assert_int_equal(faccessat(p.parent, "out", F_OK, 0), -1);
+	}
+	remove_place(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(the_c_one),
 		cmocka_unit_test(the_rust_one), cmocka_unit_test(bangerfs),
 		cmocka_unit_test(versions), cmocka_unit_test(records), cmocka_unit_test(sweeping),
-		cmocka_unit_test(clients), cmocka_unit_test(mounts)};
+		cmocka_unit_test(clients), cmocka_unit_test(confined), cmocka_unit_test(mounts)};
 
 	return cmocka_run_group_tests_name("vm/registry", tests, NULL, NULL);
 }

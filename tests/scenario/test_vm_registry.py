@@ -241,7 +241,7 @@ def test_inside(start):
 WRITES = ('mkdir /banger/drafts/x', 'rmdir /banger/images/web', 'rmdir /banger/drafts/open', 'mv /banger/images/web /banger/images/w',
           'mv /banger/drafts/open /banger/images/open', 'touch /banger/drafts/open/f', 'echo x > /banger/drafts/open/image.json',
           'chmod 600 /banger/drafts/open/image.json', 'rm /banger/drafts/open/f1', 'ln -s /etc/passwd /banger/drafts/open/l',
-          'mknod /banger/drafts/open/p p', 'setfattr -n user.x -v y /banger/drafts/open', 'mv --exchange /banger/images/web /banger/drafts/open')
+          'mknod /banger/drafts/open/p p', 'setfattr -n user.x -v y /banger/drafts/open', 'mv -T --exchange /banger/images/web /banger/drafts/open')
 
 
 def read_only(host):

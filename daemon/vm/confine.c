@@ -70,7 +70,8 @@ static void confine_files(int dir_fd)
 	r.fs |= version >= 2 ? FS_REFER_2 : 0;
 	r.fs |= version >= 3 ? FS_TRUNCATE_3 : 0;
 	r.scoped = version >= 6 ? SCOPE_SIGNAL_6 : 0;
-	int rules = syscall(SYS_landlock_create_ruleset, &r, version >= 6 ? sizeof(r) : sizeof(r.fs), 0);
+	int rules = syscall(
+		SYS_landlock_create_ruleset, &r, version >= 6 ? sizeof(r) : sizeof(r.fs), 0);
 	int dev = open("/dev", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	allow(rules, dir_fd, r.fs);

@@ -152,7 +152,7 @@ struct agent_exec {
 	const char *workdir; /* "": the user's home, else "/" */
 	const char **argv;   /* NULL-terminated, at least one */
 	const char **env;    /* NULL-terminated; added to PATH, HOME, USER, SHELL (and TERM with a terminal), which it
-			        may set */
+			        may set. Of a name given twice the last counts; one without '=' takes it away */
 	uint16_t flags;
 	uint16_t rows, cols; /* of the terminal; 0: the kernel's default */
 };

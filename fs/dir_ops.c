@@ -10,13 +10,19 @@ static void entry_op(struct fs *fs, const struct model_op *o, struct fuse_entry_
 		us_to_timespec(o->started_us));
 }
 
+/* Inside a VM what is done to VMs is not shown: it names others, and what their consoles said (dir_vms.c). */
+static bool is_shown(const struct fs *fs, const struct model_op *o)
+{
+	return !fs->vm || !o->of_vms;
+}
+
 static int ops_lookup(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, const char *name,
 	struct fuse_entry_param *ret)
 {
 	MODEL_READ(fs->model);
 	const struct model_op *o = model_op_of_id(fs->model, name);
 
-	if (!o)
+	if (!o || !is_shown(fs, o))
 		return -ENOENT;
 	entry_op(fs, o, ret);
 	return 0;
@@ -44,6 +50,8 @@ static int ops_list(struct fs *fs, const struct fuse_ctx *who, uint64_t dir, str
 		struct fuse_entry_param e = {0};
 		char name[BANGER_OP_ID_LEN + 1];
 
+		if (!is_shown(fs, o))
+			continue;
 		entry_op(fs, o, &e);
 		snprintf(name, sizeof(name), "op-%012llx", (unsigned long long)o->op);
 		if (!listing_add(l, name, &e, LISTING_FIRST + place))

@@ -179,11 +179,27 @@ static int connect_and_catch_up(struct follow *f, struct banger_error *err)
 
 /* ---- following */
 
+/* Inside a VM nothing is heard of other VMs, nor seen of them (dir_vms.c, dir_ops.c). */
+static bool is_told(const struct fs *fs, struct json_object *o)
+{
+	const char *kind = banger_json_str(o, "event");
+	struct json_object *vm = banger_json_get(o, "vm"), *op = banger_json_get(o, "op");
+
+	if (!fs->vm || !kind)
+		return true;
+	if (strcmp(kind, "vm") == 0) {
+		const char *name = banger_json_str(vm, "name");
+		return name && strcmp(name, fs->vm) == 0;
+	}
+	const char *method = strcmp(kind, "op") == 0 ? banger_json_str(op, "method") : NULL;
+	return !method || strncmp(method, "vm.", 3) != 0;
+}
+
 static void publish(struct follow *f, struct json_object *o)
 {
 	size_t n;
 
-	if (!events_wanted(f->fs->events))
+	if (!events_wanted(f->fs->events) || !is_told(f->fs, o))
 		return;
 	const char *s = json_object_to_json_string_length(
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &n);

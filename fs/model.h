@@ -65,6 +65,7 @@ struct model_op {
 	uint64_t number;
 	uint64_t op; /* the hex digits of the op_id */
 	int64_t started_us;
+	bool of_vms; /* about VMs: vm.… */
 	size_t len;
 	char text[]; /* the record as people read it, with its newline */
 };

@@ -430,6 +430,7 @@ static int op_pack(struct json_object *o, struct model_op **ret, struct banger_e
 		return banger_error_oom(err);
 	op->op = strtoull(op_id + strlen("op-"), NULL, 16);
 	op->started_us = r.started_us;
+	op->of_vms = strncmp(r.method, "vm.", 3) == 0;
 	op->len = sprintf(op->text, "%s\n", s);
 	*ret = op;
 	return 0;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry inside a VM: virtiofs over a bangerfs of the VM's own. What is seen there, what is published from there,
 what is refused, whose doing it is, and what stays when parts of it are killed."""
+import concurrent.futures
 import errno
 import json
 import os
@@ -180,8 +181,17 @@ ESCAPES = (
 
 
 def others(host):
-    """Of the VMs it sees itself."""
-    call(host, 'vm.create', name='other', image='web', start=False)
+    """Of the VMs it sees itself, and nothing of what is done to others."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(sh, host, 'exec 3< /banger/events; touch /tmp/open; mkdir /banger/drafts/ev2; until [ -e /tmp/made ]; do sleep 0.1; done;'
+                            'rmdir /banger/drafts/ev2; cat <&3')
+        assert sh(host, 'until [ -e /tmp/open ]; do sleep 0.1; done')[0] == 0
+        call(host, 'vm.create', name='other', image='web', start=False)
+        assert sh(host, 'touch /tmp/made')[0] == 0
+        out = heard.result()[1]
+    assert '"ev2"' in out and 'other' not in out and '"vm.' not in out, out
+    records = sh(host, 'cat /banger/ops/*')[1]
+    assert '"method": "image.register"' in records and '"vm.' not in records, records
     assert sh(host, 'ls /banger/vms; cat /banger/vms/other/vm.json 2>&1 | grep -c "No such file"') == (0, 'a\n1\n')
     call(host, 'vm.rm', vm='other')
 

@@ -65,7 +65,8 @@ struct start {
 	const struct user *user;
 	const char **env;
 	const int *std;
-	volatile int step, errnum; /* of a report; to the compiler a store before _exit() would be none */
+	/* Of a report. To the compiler an ordinary store before _exit() would be none. */
+	volatile int step, errnum;
 };
 
 /* In the child. Never returns. */

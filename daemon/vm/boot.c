@@ -101,7 +101,8 @@ static void add_word(struct boot *b, const char *fmt, ...)
 /* The user as the command line can carry it, without the group: without one, or with a strange one, root's home. */
 static size_t user_of(struct json_object *config, const char **ret)
 {
-	static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	static const char letters[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
 	const char *user = config ? banger_json_str(config, "user") : NULL;
 	size_t n = user ? strcspn(user, ":") : 0;
 

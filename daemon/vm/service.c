@@ -174,7 +174,8 @@ void vm_service_doctor(struct vm_service *s, vm_doctor_report *report, void *arg
 		v.kvm == ACCEL_NO ? "; VMs run under TCG" : "");
 	report(arg, "kvm", v.kvm != ACCEL_NO, detail, v.kvm == ACCEL_NO ? kvm_advice() : NULL);
 	bool files = registry_doctor(s->deps.config, detail, sizeof(detail));
-	report(arg, "virtiofsd", files, detail, files ? NULL : "apt-get install virtiofsd (Debian 12: qemu-system-common)");
+	report(arg, "virtiofsd", files, detail,
+		files ? NULL : "apt-get install virtiofsd (Debian 12: qemu-system-common)");
 	snprintf(detail, sizeof(detail), "%s%.480s",
 		s->cgroups.fd < 0 ? "VMs have none of their own: " : "each VM has its own, ",
 		s->cgroups.about);

@@ -61,19 +61,16 @@ def until(condition, what, seconds=10.0):
 
 
 def loop_mount(image, point, *options, check=True):
-    """Mount a file's filesystem. mount(8) looks for a free loop device and then takes it: one at a time, and once more
-    where somebody else was quicker."""
-    command = ('mount', '-o', ','.join(('loop', *options)), image, point)
+    """Mount a file's filesystem, by a loop device of its own. mount(8) alone would take one that still has the file from
+    before, with its cache, where somebody who looked at all devices kept it from going with its last mount."""
     lock = os.open(pathlib.Path(tempfile.gettempdir()) / 'banger-test-loop.lock', os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for _ in range(5):
-            result = run(*command, check=False)
-            if 'already mounted or mount point busy' not in result.err:
-                break
-            time.sleep(0.2)
-        assert not check or result.code == 0, f'{result.args}: exit {result.code}\n{result.out}{result.err}'
-        return result
+        device = run('losetup', '-f', '--show', image).out.strip()
+        try:
+            return run('mount', *(('-o', ','.join(options)) if options else ()), device, point, check=check)
+        finally:
+            run('losetup', '-d', device)  # with the mount's end
     finally:
         os.close(lock)
 

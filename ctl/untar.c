@@ -23,6 +23,10 @@
 #include <banger/op.h>
 
 #define BUFFER (256 * 1024)
+#define MAP_MAX                                                                                    \
+	(32 * 1024 *                                                                               \
+		1024) /* what libarchive may read to come to the next header or data: it keeps the map of a
+				    * sparse file, which is as long as the VM says, in a dozen times that memory */
 
 struct untar {
 	pthread_t thread;
@@ -37,6 +41,7 @@ struct untar {
 	unsigned type;
 	char *link;
 	size_t skipped;
+	size_t read; /* since the last header or data */
 	_Atomic int64_t bytes;
 	struct banger_error err;
 	int result;
@@ -74,6 +79,11 @@ static la_ssize_t read_stream(struct archive *a, void *arg, const void **data)
 		archive_set_error(a, errno, "cannot read the stream");
 	else
 		atomic_fetch_add(&u->bytes, n);
+	u->read += n > 0 ? (size_t)n : 0;
+	if (u->read > MAP_MAX) {
+		archive_set_error(a, E2BIG, "a member's header is over %d MiB", MAP_MAX >> 20);
+		n = -1;
+	}
 	*data = u->buffer;
 	return n;
 }
@@ -182,9 +192,11 @@ static int copy_data(struct untar *u, struct archive_entry *entry)
 	la_int64_t at;
 	int r;
 
-	while ((r = archive_read_data_block(u->tar, &data, &n, &at)) == ARCHIVE_OK)
+	while ((r = archive_read_data_block(u->tar, &data, &n, &at)) == ARCHIVE_OK) {
+		u->read = 0;
 		if (archive_write_data_block(u->disk, data, n, at) < ARCHIVE_OK)
 			return fail_disk(u, archive_entry_pathname(entry));
+	}
 	return r == ARCHIVE_EOF ? 0 : fail_tar(u);
 }
 
@@ -236,6 +248,7 @@ static int unpack(struct untar *u)
 	int r;
 
 	while ((r = archive_read_next_header(u->tar, &entry)) == ARCHIVE_OK || r == ARCHIVE_WARN) {
+		u->read = 0;
 		r = u->begun ? 0 : take_first(u, entry);
 		if (r < 0 || !u->directory)
 			return r;

@@ -5,6 +5,7 @@
 #include <archive_entry.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "untar.h"
 
@@ -251,6 +252,66 @@ static void broken_streams(void **state)
 	assert_int_equal(untar_finish(&u, &err), -ENODATA);
 }
 
+/* What a VM writes that says of a sparse file that it has ever more pieces, until nobody reads. */
+static void write_map(int fd)
+{
+	static const char pax[] =
+		"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n24 GNU.sparse.name=tree\n"
+		"27 GNU.sparse.realsize=512\n";
+	char blocks[4][512] = {0}, pieces[32 * 1024];
+	const char *names[] = {"x", NULL, "GNUSparseFile.0/tree"}, types[] = {'x', 0, '0'};
+	const unsigned long long sizes[] = {sizeof(pax) - 1, 0, 7ull << 30};
+
+	for (int i = 0; i < 3; i += 2) {
+		char *b = blocks[i];
+		unsigned sum = 0;
+
+		strcpy(b, names[i]);
+		strcpy(b + 100, "0000644");
+		snprintf(b + 124, 12, "%011llo", sizes[i]);
+		b[156] = types[i];
+		memcpy(b + 257, "ustar\00000", 8);
+		memset(b + 148, ' ', 8);
+		for (int k = 0; k < 512; k++)
+			sum += (unsigned char)b[k];
+		snprintf(b + 148, 8, "%06o", sum);
+	}
+	strcpy(blocks[1], pax);
+	for (size_t i = 0; i < sizeof(pieces); i += 4)
+		memcpy(pieces + i, "1\n0\n", 4);
+	memcpy(blocks[3], pieces, 512);
+	memcpy(blocks[3], "10000000000\n", 12); /* so many pieces */
+	if (write(fd, blocks, sizeof(blocks)) == sizeof(blocks))
+		while (write(fd, pieces, sizeof(pieces)) > 0)
+			;
+}
+
+static void endless_map(void **state)
+{
+	char directory[128];
+	struct untar *u;
+	int ends[2];
+
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		close(ends[0]);
+		signal(SIGPIPE, SIG_IGN);
+		write_map(ends[1]);
+		_exit(0);
+	}
+	close(ends[1]);
+	snprintf(directory, sizeof(directory), "%s/in", base);
+	o.in = ends[0];
+	o.directory = directory;
+	assert_int_equal(untar_start(&o, &u, &err), 0);
+	untar_wait(u);
+	assert_in_range(*untar_bytes(u), 32 << 20, 34 << 20);
+	assert_int_equal(untar_finish(&u, &err), -ENODATA);
+	assert_non_null(strstr(err.message, "header is over 32 MiB"));
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -261,6 +322,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(hostile_links, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_rights, setup, teardown),
 		cmocka_unit_test_setup_teardown(broken_streams, setup, teardown),
+		cmocka_unit_test_setup_teardown(endless_map, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("ctl/untar", tests, NULL, NULL);
 }

@@ -26,6 +26,7 @@
 #define CONSOLE_RATE (2 * 1024 * 1024) /* bytes a second */
 #define CONSOLE_PIPE (256 * 1024)      /* so much is kept while no daemon reads */
 #define STACK (256 * 1024)
+#define LAST_READS 64 /* when the VMM is gone; the console's pipe is empty after a few */
 #define SESSIONS 16
 #define AGAIN_MS 100      /* from the end of a session to the next, */
 #define AGAIN_MAX_MS 5000 /* twice as long each time that it cannot be had */
@@ -254,10 +255,11 @@ static int watch(struct machine *m)
 		if (p[PROCESS].revents)
 			break;
 	}
-	/* What is still on its way. */
-	while (control && m->driver->control_read(m->control) == 0)
-		;
-	while (console_read(m->console) > 0)
+	/* What is still on its way. Not for ever: a process of the registry may write on, and what the VMM had may live on
+	 * in somebody's hands. */
+	for (int i = 0; i < LAST_READS && control; i++)
+		control = m->driver->control_read(m->control) == 0;
+	for (int i = 0; i < LAST_READS && console_read(m->console) > 0; i++)
 		;
 	return 1;
 }

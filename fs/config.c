@@ -30,8 +30,11 @@ int config_open(struct fs *fs, const struct fuse_ctx *who, uint64_t node, bool t
 	_cleanup_free_ char *text = NULL;
 	size_t len = 0;
 
+	int r = handle_check_room(fs);
+	if (r < 0)
+		return r;
 	if (!truncate) {
-		int r = node_type(node)->text(fs, who, node, &text, &len);
+		r = node_type(node)->text(fs, who, node, &text, &len);
 		if (r < 0)
 			return r;
 		if (len > CONFIG_DOCUMENT_MAX)

@@ -24,6 +24,8 @@
 #include "loop.h"
 #include "passthrough.h"
 
+#define DOCUMENTS_MAX                                                                              \
+	4096 /* open at once; each has at most 64 KiB, but for queues of events, which share their lines */
 #define COPY_ALONE 65536 /* bytes whose copying takes so long that others should not wait for it */
 
 /* ---- a buffer for each worker */
@@ -83,6 +85,19 @@ static void text_unref(struct text_handle *t)
 	free(t);
 }
 
+static bool is_document(const struct handle *h)
+{
+	return h->kind == HANDLE_TEXT || h->kind == HANDLE_CONFIG || h->kind == HANDLE_EVENTS;
+}
+
+int handle_check_room(struct fs *fs)
+{
+	pthread_mutex_lock(&fs->lock);
+	bool room = fs->documents < DOCUMENTS_MAX;
+	pthread_mutex_unlock(&fs->lock);
+	return room ? 0 : -ENFILE;
+}
+
 void handle_give(struct fs *fs, struct handle *h, struct fuse_file_info *fi)
 {
 	pthread_mutex_lock(&fs->lock);
@@ -91,6 +106,7 @@ void handle_give(struct fs *fs, struct handle *h, struct fuse_file_info *fi)
 	if (h->next)
 		h->next->link = &h->next;
 	fs->handles = h;
+	fs->documents += is_document(h);
 	pthread_mutex_unlock(&fs->lock);
 	fi->fh = (uintptr_t)h;
 }
@@ -99,6 +115,7 @@ static void unlist(struct fs *fs, struct handle *h)
 {
 	pthread_mutex_lock(&fs->lock);
 	if (h->link) {
+		fs->documents -= is_document(h);
 		*h->link = h->next;
 		if (h->next)
 			h->next->link = h->link;
@@ -184,10 +201,11 @@ bool file_permits(fuse_req_t req, const struct stat *st, int mask)
 
 static int open_text(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct text_handle *h = calloc(1, sizeof(*h));
+	int room = handle_check_room(fs);
+	struct text_handle *h = room == 0 ? calloc(1, sizeof(*h)) : NULL;
 
 	if (!h)
-		return -ENOMEM;
+		return room < 0 ? room : -ENOMEM;
 	h->h.kind = HANDLE_TEXT;
 	atomic_init(&h->refs, 1);
 	if (node_kind(ino) == NODE_IMAGE_JSON && digest_pending(fs, ino)) {
@@ -245,7 +263,10 @@ static int open_disk(struct fs *fs, fuse_req_t req, fuse_ino_t ino, struct fuse_
 static int open_events(struct fs *fs, struct fuse_file_info *fi)
 {
 	struct handle *h;
-	int r = events_open(fs->events, &h);
+	int r = handle_check_room(fs);
+
+	if (r == 0)
+		r = events_open(fs->events, &h);
 
 	if (r < 0)
 		return r;

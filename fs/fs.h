@@ -65,6 +65,7 @@ struct fs {
 	struct directories *directories;
 	char *rootfs_link; /* NULL: rootfs/ is a directory */
 	struct handle *handles;
+	size_t documents; /* handles that have a text or a queue in memory */
 };
 
 /* Owned by the caller, never NULL once the first snapshot was taken. */

@@ -59,6 +59,9 @@ static inline struct disk_handle *disk_handle_of(const struct fuse_file_info *fi
 /* Give a handle to the kernel: list it and set fi->fh. */
 void handle_give(struct fs *fs, struct handle *h, struct fuse_file_info *fi);
 void handle_close_all(struct fs *fs);
+/* May one more be opened that keeps a text or a queue in memory? 0 or -ENFILE: who opens without end, a VM's kernel above
+ * all, must not have all of this machine's. */
+int handle_check_room(struct fs *fs);
 
 /* Takes fd over on success. draft: number of the draft that it is a writer of, 0: it is not. */
 int disk_handle_new(struct fs *fs, uint64_t node, int fd, bool writable, uint64_t draft,

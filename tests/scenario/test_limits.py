@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names at their limits, and command lines, environments and configurations that make no sense."""
+import errno
 import os
+import resource
 
 import pytest
 
@@ -50,6 +52,27 @@ def test_file_names_in_a_draft(mnt):
     with pytest.raises(OSError) as error:
         (mnt / 'drafts/a' / ('x' * 256)).write_text('')
     assert error.value.errno == 36
+
+
+def test_documents_that_are_open_at_once(mnt):
+    """What is made for whoever opens it takes memory until it is closed: so many, and no more."""
+    (mnt / 'drafts/a').mkdir()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, max(before[1], 8192)))
+    opened = []
+    try:
+        with pytest.raises(OSError) as error:
+            for i in range(5000):
+                opened.append(os.open(mnt / 'drafts/a/image.json', os.O_RDWR if i % 2 else os.O_RDONLY))
+        assert error.value.errno == errno.ENFILE and len(opened) == 4096
+        with pytest.raises(OSError) as error:
+            os.open(mnt / 'events', os.O_RDONLY)
+        assert error.value.errno == errno.ENFILE
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    harness.until(lambda: '"draft"' in (mnt / 'drafts/a/image.json').read_text(), 'room for another')
 
 
 def test_finding_an_image(banger, published):

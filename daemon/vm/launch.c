@@ -7,6 +7,7 @@
  * The child may make system calls only, because other threads held locks when it was forked.
  */
 #include "vm/launch.h"
+#include "vm/mounts.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/capability.h>
@@ -60,8 +61,9 @@ struct child {
 	char *const *env;
 	pid_t parent;
 	int gate[2], in, out;
-	char dir[PATH_MAX];           /* the working directory, as it is called in another namespace too */
+	char dir[PATH_MAX]; /* the working directory, as it is called in another namespace too */
 	char uid_map[32], gid_map[32]; /* of a user namespace; "": none is made */
+	char **unneeded;               /* mounts of the host */
 	int fds[SPAWN_FDS]; /* out of the range that they will have, so that no dup2 hits another's source */
 };
 
@@ -73,11 +75,23 @@ static void child_done(struct child *c)
 	banger_closep(&c->out);
 	for (size_t i = 0; i < SPAWN_FDS; i++)
 		banger_closep(&c->fds[i]);
+	mounts_done(&c->unneeded);
 }
 
 static int lift(int fd)
 {
 	return fcntl(fd, F_DUPFD_CLOEXEC, SPAWN_FIRST + SPAWN_FDS);
+}
+
+static int find_unneeded(struct child *c)
+{
+	const char *keep[SPAWN_KEEP + 2] = {c->dir};
+	_cleanup_fclose_ FILE *mountinfo = fopen("/proc/self/mountinfo", "re");
+	size_t n = 1;
+
+	for (const char *const *k = c->spawn->keep; k && *k && n <= SPAWN_KEEP; k++)
+		keep[n++] = *k;
+	return mountinfo ? mounts_unneeded(mountinfo, keep, &c->unneeded) : -errno;
 }
 
 static int prepare(const struct spawn *s, struct child *c)
@@ -91,6 +105,9 @@ static int prepare(const struct spawn *s, struct child *c)
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", s->dir_fd);
 	ssize_t n = s->dir_fd < 0 ? -1 : readlink(link, c->dir, sizeof(c->dir) - 1);
 	c->dir[n > 0 ? n : 0] = '\0';
+	int r = s->mounts == SPAWN_PRIVATE ? find_unneeded(c) : 0;
+	if (r < 0)
+		return r;
 	c->in = open("/dev/null", O_RDWR | O_CLOEXEC);
 	c->out = c->in < 0 ? -1 : lift(s->output_fd >= 0 ? s->output_fd : c->in);
 	if (c->out < 0 || pipe2(c->gate, O_CLOEXEC) < 0)
@@ -137,6 +154,9 @@ static void leave_mounts(const struct child *c)
 	}
 	if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
 		_exit(SPAWN_NO_NAMESPACE);
+	/* Some have gone by now, and in a user namespace each is locked. */
+	for (char **point = c->unneeded; *point; point++)
+		umount2(*point, MNT_DETACH | UMOUNT_NOFOLLOW);
 	/* What a program that mounts something needs, and files of whichever owner; not the rest of root. */
 	for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
 		if (cap != CAP_SYS_ADMIN && cap != CAP_DAC_OVERRIDE && cap != CAP_DAC_READ_SEARCH)

@@ -8,28 +8,32 @@
 #include <sys/types.h>
 
 #define SPAWN_FDS 16
+#define SPAWN_KEEP 4
 
 /* In which mount namespace the program runs. */
 enum spawn_mounts {
-	SPAWN_SHARED,	/* the daemon's */
-	SPAWN_PRIVATE,	/* one of its own: what it mounts nobody else sees, and it goes with the last process in it. Who is not
+	SPAWN_SHARED,  /* the daemon's */
+	SPAWN_PRIVATE, /* one of its own: what it mounts nobody else sees, and it goes with the last process in it. Who is not
 			   root gets a user namespace too, in which he is root */
-	SPAWN_WITH,	/* that of the process `with` */
+	SPAWN_WITH,    /* that of the process `with` */
 };
 #define SPAWN_NO_NAMESPACE 126 /* it exits with this when it could not get there */
 
 struct spawn {
 	char **argv;
-	int dir_fd;             /* working directory and TMPDIR (of VMMs that make files); -1: / */
-	int output_fd;          /* its stdout and stderr; -1: /dev/null */
-	int fds[SPAWN_FDS];     /* what it gets as SPAWN_FIRST + i; -1: nothing */
+	int dir_fd;         /* working directory and TMPDIR (of VMMs that make files); -1: / */
+	int output_fd;      /* its stdout and stderr; -1: /dev/null */
+	int fds[SPAWN_FDS]; /* what it gets as SPAWN_FIRST + i; -1: nothing */
 	size_t n_fds;
 	enum spawn_mounts mounts; /* not SPAWN_SHARED: without new privileges, too */
-	int with;               /* pidfd */
-	const char *env;        /* one more variable, "A=b"; NULL: none */
-	bool tied;              /* killed when the calling thread ends */
-	bool confined;          /* see confine.h; dir_fd is where it may write */
-	int (*born)(void *arg, pid_t pid, struct banger_error *err); /* see vmm_spec.born; may be NULL */
+	int with;                 /* pidfd */
+	/* SPAWN_PRIVATE: absolute paths that it still finds there, beside the system's and dir_fd's; NULL-terminated */
+	const char *const *keep;
+	const char *env; /* one more variable, "A=b"; NULL: none */
+	bool tied;       /* killed when the calling thread ends */
+	bool confined;   /* see confine.h; dir_fd is where it may write */
+	int (*born)(void *arg, pid_t pid,
+		struct banger_error *err); /* see vmm_spec.born; may be NULL */
 	void *arg;
 };
 #define SPAWN_FIRST 10

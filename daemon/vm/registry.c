@@ -322,7 +322,8 @@ static int wait_ready(struct registry *r, int ready_fd, int cancel_fd, struct ba
 	}
 }
 
-static int start_fs(struct registry *r, int cancel_fd, int *ret_held, struct banger_error *err)
+static int start_fs(struct registry *r, const struct virtiofsd *v, int cancel_fd, int *ret_held,
+	struct banger_error *err)
 {
 	_cleanup_(registry_args_done) struct registry_args a = {.n = 0};
 	_cleanup_close_ int ready = -1, ready_theirs = -1, held = -1, until = -1, log = -1;
@@ -351,11 +352,13 @@ static int start_fs(struct registry *r, int cancel_fd, int *ret_held, struct ban
 	if (held < 0 || log < 0 ||
 		(mkdirat(r->o.dir_fd, REGISTRY_MOUNT, 0700) < 0 && errno != EEXIST))
 		return banger_error_set_errno(err, errno, "cannot prepare the VM's registry");
+	const char *const keep[] = {program, bangerd, v->program, NULL};
 	struct spawn s = {.argv = a.v,
 		.output_fd = log,
 		.fds = {ready_theirs, until},
 		.n_fds = 2,
-		.mounts = SPAWN_PRIVATE};
+		.mounts = SPAWN_PRIVATE,
+		.keep = keep};
 	e = launch(r, REGISTRY_FS, &s, err);
 	if (e < 0)
 		return e;
@@ -429,7 +432,7 @@ int registry_start(
 
 	int e = virtiofsd_find(r->o.config, &v, err);
 	if (e == 0)
-		e = start_fs(r, cancel_fd, &held, err);
+		e = start_fs(r, &v, cancel_fd, &held, err);
 	if (e == 0)
 		e = start_daemon(r, &v, &files, err);
 	if (e == 0)

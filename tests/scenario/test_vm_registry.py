@@ -228,10 +228,21 @@ def forgeries(host):
     assert host.op('op-0123456789ab')['actor'].get('vm', '') == ''
 
 
-def test_inside(start):
+def holds(pids, path):
+    return [pid for pid in pids if f' {path} ' in pathlib.Path(f'/proc/{pid}/mountinfo').read_text()]
+
+
+def test_inside(start, base):
     """One VM with rw: what it does, sees, cannot do and cannot pretend."""
     host = start()
+    disk = base / 'disk'
+    disk.mkdir()
+    harness.run('mount', '-t', 'tmpfs', 'tmpfs', disk)
     vm = create(host, 'rw', disk=512 << 20)
+    # A disk of the host that is unmounted while the VM runs is free.
+    found = processes()
+    assert holds([os.getpid()], disk) and not holds(found['bangerfs'] + found['virtiofsd'], disk)
+    harness.run('umount', disk)
     assert vm['registry'] == 'rw' and 'registry_lost' not in vm
     build(host)
     follow(host)

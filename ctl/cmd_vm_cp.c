@@ -283,7 +283,8 @@ static int choose_here(const char *path, const char *source_name, char **ret_dir
 	}
 	if (there && !S_ISREG(st.st_mode)) /* it would be removed for the copy */
 		return banger_error_set(err, BANGER_BAD_REQUEST,
-			"%s is a device, a pipe or a socket, whose place a copy cannot take (\"-\" writes a tar stream)",
+			"%s is a device, a pipe or a socket, whose place a copy cannot take (\"-\" "
+			"writes a tar stream)",
 			path);
 	real = there ? realpath(path, NULL) : strdup(path);
 	*ret_directory = real ? vm_path_directory(real) : NULL;

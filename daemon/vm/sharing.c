@@ -138,7 +138,8 @@ bool vm_service_find_client(
 	for (struct vm *v = s->vms; v && !found; v = v->next) {
 		bool changes = v->registry && registry_is(v->registry, pid);
 
-		found = changes || (v->registry && registry_is(v->registry, parent)) || is_vmm(v, pid);
+		found = changes || (v->registry && registry_is(v->registry, parent)) ||
+			is_vmm(v, pid);
 		if (found) {
 			strcpy(ret_name, v->name);
 			*ret_changes = changes && v->row.registry == BANGER_REGISTRY_RW;

@@ -230,14 +230,17 @@ static void clients(void **state)
 	pid_t other = make_sleeper(), fs = getpid(), kin[] = {1, getppid(), 0};
 	const struct registry_id ids[REGISTRY_PROCESSES] = {{fs, recover_start_time(fs)}};
 	struct vm vm = {.name = "web",
-		.row = {.state = BANGER_VM_RUNNING, .registry = BANGER_REGISTRY_RW, .pid = getppid()}};
+		.row = {.state = BANGER_VM_RUNNING,
+			.registry = BANGER_REGISTRY_RW,
+			.pid = getppid()}};
 	struct vm_service s = {.vms = &vm};
 	char name[BANGER_NAME_MAX + 1] = "";
 	bool changes = true;
 	struct place p;
 
 	make_place(&p);
-	const struct registry_options o = {.vm = "web", .boot_id = "b", .dir_fd = p.dir, .lost = no_loss};
+	const struct registry_options o = {
+		.vm = "web", .boot_id = "b", .dir_fd = p.dir, .lost = no_loss};
 	pthread_mutex_init(&s.lock, NULL);
 	assert_true(vm_service_find_client(&s, getppid(), name, &changes));
 	assert_true(strcmp(name, "web") == 0 && !changes);
@@ -319,9 +322,10 @@ static void confined(void **state)
 
 	make_place(&p);
 	s.dir_fd = p.dir;
-	assert_int_equal(run(&s, "echo x > here && mv here there && rm there && echo x > /dev/null && "
-				 "grep -q 'NoNewPrivs:.*1' /proc/self/status && "
-				 "grep -Eq 'CapEff:[[:space:]]*0+[04]00$' /proc/self/status"),
+	assert_int_equal(
+		run(&s, "echo x > here && mv here there && rm there && echo x > /dev/null && "
+			"grep -q 'NoNewPrivs:.*1' /proc/self/status && "
+			"grep -Eq 'CapEff:[[:space:]]*0+[04]00$' /proc/self/status"),
 		0);
 	if (syscall(SYS_landlock_create_ruleset, NULL, 0, 1) >= 3) {
 		snprintf(script, sizeof(script), "echo x > %s/out", p.path);

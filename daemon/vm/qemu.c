@@ -130,8 +130,8 @@ static int qemu_version(
 	text[n > 0 ? n : 0] = '\0';
 	const char *v = strstr(text, "version ");
 	if (!v && spawn_check(config->qemu, err) == 0)
-		return banger_error_set(
-			err, BANGER_UNSUPPORTED, "%s is no QEMU: it does not say its version", config->qemu);
+		return banger_error_set(err, BANGER_UNSUPPORTED,
+			"%s is no QEMU: it does not say its version", config->qemu);
 	if (!v)
 		return banger_error_set(err, BANGER_UNSUPPORTED,
 			"%s is not installed (Debian: qemu-system-x86)", config->qemu);
@@ -154,7 +154,7 @@ static int major_version(const struct banger_config *config)
 static int qemu_start(const struct banger_config *config, const struct vmm_spec *spec,
 	struct vmm *ret, struct banger_error *err)
 {
-	_cleanup_(qemu_args_done) struct qemu_args a = {.n = 0};
+	_cleanup_(argv_done) struct argv a = {.n = 0};
 	_cleanup_close_ int ours = -1, theirs = -1, control = -1, output = open_output(spec);
 	struct spawn s = {.dir_fd = spec->dir_fd,
 		.output_fd = output,

@@ -38,41 +38,9 @@
 
 #define FILES_QUEUE 1024 /* requests under way */
 
-void qemu_args_done(struct qemu_args *a)
-{
-	for (size_t i = 0; i < a->n; i++)
-		free(a->v[i]);
-	*a = (struct qemu_args){0};
-}
-
-static void add(struct qemu_args *a, const char *fmt, ...) _printf_(2, 3);
-static void add(struct qemu_args *a, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (a->n == QEMU_ARGS) {
-		a->failed = true;
-		return;
-	}
-	va_start(ap, fmt);
-	if (vasprintf(&a->v[a->n], fmt, ap) < 0) {
-		a->v[a->n] = NULL;
-		a->failed = true;
-	} else {
-		a->n++;
-	}
-	va_end(ap);
-}
-
-#define add2(a, option, ...)                                                                       \
-	do {                                                                                       \
-		add(a, "%s", option);                                                              \
-		add(a, __VA_ARGS__);                                                               \
-	} while (0)
-
 #define QEMU_SHARES_TRANSLATIONS 10 /* the major version */
 
-static void kernel_args(struct qemu_args *a, const struct vmm_spec *s, int version)
+static void kernel_args(struct argv *a, const struct vmm_spec *s, int version)
 {
 	bool fixed = s->accel == VM_TCG && version < QEMU_SHARES_TRANSLATIONS;
 	char tsc[64] = "";
@@ -81,87 +49,89 @@ static void kernel_args(struct qemu_args *a, const struct vmm_spec *s, int versi
 
 	if (khz > 0)
 		snprintf(tsc, sizeof(tsc), " tsc=reliable tsc_early_khz=%lld", (long long)khz);
-	add2(a, "-bios", "qboot.rom");
-	add2(a, "-kernel", "/proc/self/fd/%d", SPAWN_FIRST + QEMU_KERNEL);
-	add2(a, "-initrd", "/proc/self/fd/%d", SPAWN_FIRST + QEMU_INITRD);
-	add2(a, "-append", "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests%s%s%s%s%s",
+	argv_add2(a, "-bios", "qboot.rom");
+	argv_add2(a, "-kernel", "/proc/self/fd/%d", SPAWN_FIRST + QEMU_KERNEL);
+	argv_add2(a, "-initrd", "/proc/self/fd/%d", SPAWN_FIRST + QEMU_INITRD);
+	argv_add2(a, "-append", "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests%s%s%s%s%s",
 		fixed ? " norandmaps" : "",
 		s->accel == VM_TCG && s->cpus == 1 ? " noreplace-smp" : "", tsc,
 		s->append && *s->append ? " " : "", s->append ?: "");
 }
 
-static void machine_args(struct qemu_args *a, const struct vmm_spec *s)
+static void machine_args(struct argv *a, const struct vmm_spec *s)
 {
-	add2(a, "-name", "guest=banger-%s,process=banger-vm-%.8s,debug-threads=off", s->name,
+	argv_add2(a, "-name", "guest=banger-%s,process=banger-vm-%.8s,debug-threads=off", s->name,
 		s->op_id + 3);
 	/* RTC: the guest's clock starts right without a network. */
-	add2(a, "-M", "microvm,acpi=on,rtc=on,pic=on,pit=on,usb=off,memory-backend=ram");
-	add2(a, "-object", "memory-backend-memfd,id=ram,size=%lldM,share=on",
+	argv_add2(a, "-M", "microvm,acpi=on,rtc=on,pic=on,pit=on,usb=off,memory-backend=ram");
+	argv_add2(a, "-object", "memory-backend-memfd,id=ram,size=%lldM,share=on",
 		(long long)(s->memory >> 20));
-	add2(a, "-m", "%lldM", (long long)(s->memory >> 20));
-	add2(a, "-accel", "%s",
+	argv_add2(a, "-m", "%lldM", (long long)(s->memory >> 20));
+	argv_add2(a, "-accel", "%s",
 		s->accel == VM_KVM ? "kvm"
 		: s->cpus > 1      ? "tcg,thread=multi"
 				   : "tcg");
-	add2(a, "-cpu", "%s", s->accel == VM_KVM ? "host" : "max,la57=off,erms=off,fsrm=off");
-	add2(a, "-smp", "%lld", (long long)s->cpus);
-	add(a, "-nodefaults");
-	add(a, "-no-user-config");
-	add(a, "-no-reboot");
-	add2(a, "-display", "none");
-	add2(a, "-sandbox",
+	argv_add2(a, "-cpu", "%s", s->accel == VM_KVM ? "host" : "max,la57=off,erms=off,fsrm=off");
+	argv_add2(a, "-smp", "%lld", (long long)s->cpus);
+	argv_add(a, "-nodefaults");
+	argv_add(a, "-no-user-config");
+	argv_add(a, "-no-reboot");
+	argv_add2(a, "-display", "none");
+	argv_add2(a, "-sandbox",
 		"on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 }
 
 /* The console's two FIFOs are in the working directory (driver.h). */
-static void channel_args(struct qemu_args *a, const struct vmm_spec *s)
+static void channel_args(struct argv *a, const struct vmm_spec *s)
 {
 	if (s->bare) {
-		add2(a, "-chardev", "null,id=console");
-		add2(a, "-chardev", "socket,id=agent,fd=%d", SPAWN_FIRST + QEMU_PORT);
+		argv_add2(a, "-chardev", "null,id=console");
+		argv_add2(a, "-chardev", "socket,id=agent,fd=%d", SPAWN_FIRST + QEMU_PORT);
 	} else {
-		add2(a, "-chardev", "pipe,id=console,path=console");
-		add2(a, "-chardev", "socket,id=agent,fd=%d,server=on,wait=off",
+		argv_add2(a, "-chardev", "pipe,id=console,path=console");
+		argv_add2(a, "-chardev", "socket,id=agent,fd=%d,server=on,wait=off",
 			SPAWN_FIRST + QEMU_PORT);
-		add2(a, "-chardev", "socket,id=control,fd=%d,server=on,wait=off",
+		argv_add2(a, "-chardev", "socket,id=control,fd=%d,server=on,wait=off",
 			SPAWN_FIRST + QEMU_CONTROL);
-		add2(a, "-mon", "chardev=control,mode=control");
+		argv_add2(a, "-mon", "chardev=control,mode=control");
 	}
-	add2(a, "-serial", "chardev:console");
-	add2(a, "-device", "virtio-serial-device,max_ports=2");
-	add2(a, "-device", "virtserialport,chardev=agent,name=%s", AGENT_PORT);
+	argv_add2(a, "-serial", "chardev:console");
+	argv_add2(a, "-device", "virtio-serial-device,max_ports=2");
+	argv_add2(a, "-device", "virtserialport,chardev=agent,name=%s", AGENT_PORT);
 }
 
-static void disk_args(struct qemu_args *a, const struct vmm_spec *s, int i)
+static void disk_args(struct argv *a, const struct vmm_spec *s, int i)
 {
 	const struct vmm_disk *d = &s->disks[i];
 	const char *cache = s->durable ? "cache.no-flush=off" : "cache.no-flush=on";
 
 	if (d->fd < 0)
 		return;
-	add2(a, "-add-fd", "fd=%d,set=%d", SPAWN_FIRST + QEMU_DISK + i, 2 * i);
-	add2(a, "-blockdev", "driver=file,node-name=file%d,filename=/dev/fdset/%d,discard=unmap,%s",
-		i, 2 * i, cache);
+	argv_add2(a, "-add-fd", "fd=%d,set=%d", SPAWN_FIRST + QEMU_DISK + i, 2 * i);
+	argv_add2(a, "-blockdev",
+		"driver=file,node-name=file%d,filename=/dev/fdset/%d,discard=unmap,%s", i, 2 * i,
+		cache);
 	if (d->base_fd < 0) {
-		add2(a, "-blockdev", "driver=raw,node-name=disk%d,file=file%d,discard=unmap,%s", i,
-			i, cache);
+		argv_add2(a, "-blockdev",
+			"driver=raw,node-name=disk%d,file=file%d,discard=unmap,%s", i, i, cache);
 	} else {
-		add2(a, "-add-fd", "fd=%d,set=%d", SPAWN_FIRST + QEMU_BASE + i, 2 * i + 1);
-		add2(a, "-blockdev",
+		argv_add2(a, "-add-fd", "fd=%d,set=%d", SPAWN_FIRST + QEMU_BASE + i, 2 * i + 1);
+		argv_add2(a, "-blockdev",
 			"driver=file,node-name=basefile%d,filename=/dev/fdset/"
 			"%d,read-only=on,locking=off",
 			i, 2 * i + 1);
-		add2(a, "-blockdev", "driver=raw,node-name=base%d,file=basefile%d,read-only=on", i,
-			i);
-		add2(a, "-blockdev",
+		argv_add2(a, "-blockdev",
+			"driver=raw,node-name=base%d,file=basefile%d,read-only=on", i, i);
+		argv_add2(a, "-blockdev",
 			"driver=qcow2,node-name=disk%d,file=file%d,backing=base%d,discard=unmap,%s",
 			i, i, i, cache);
 	}
-	add2(a, "-device", "virtio-blk-device,drive=disk%d,serial=%s,werror=report,rerror=report",
-		i, d->serial);
+	argv_add2(a, "-device",
+		"virtio-blk-device,drive=disk%d,serial=%s,werror=report,rerror=report", i,
+		d->serial);
 }
 
-static void network_args(struct qemu_args *a, const struct vmm_spec *s)
+static void network_args(struct argv *a, const struct vmm_spec *s)
 {
 	char forward[2048] = "";
 	size_t n = 0;
@@ -179,30 +149,30 @@ static void network_args(struct qemu_args *a, const struct vmm_spec *s)
 		}
 	}
 	if (s->tap_fd >= 0)
-		add2(a, "-netdev", "tap,id=net,fd=%d", SPAWN_FIRST + QEMU_TAP);
+		argv_add2(a, "-netdev", "tap,id=net,fd=%d", SPAWN_FIRST + QEMU_TAP);
 	else
-		add2(a, "-netdev", "user,id=net,ipv6=off%s", forward);
-	add2(a, "-device", "virtio-net-device,netdev=net%s%s", s->mac[0] ? ",mac=" : "", s->mac);
+		argv_add2(a, "-netdev", "user,id=net,ipv6=off%s", forward);
+	argv_add2(
+		a, "-device", "virtio-net-device,netdev=net%s%s", s->mac[0] ? ",mac=" : "", s->mac);
 }
 
 /* The memory is a memfd that others can map (machine_args): the backend reads requests there, in the form that virtio has
  * had since 1.0, which devices on this bus are given only when asked. */
-static void files_args(struct qemu_args *a, const struct vmm_spec *s)
+static void files_args(struct argv *a, const struct vmm_spec *s)
 {
 	if (!s->files)
 		return;
-	add2(a, "-global", "virtio-mmio.force-legacy=false");
-	add2(a, "-chardev", "socket,id=files,fd=%d", SPAWN_FIRST + QEMU_FILES);
-	add2(a, "-device", "vhost-user-fs-device,chardev=files,tag=%s,queue-size=%d", s->tag,
+	argv_add2(a, "-global", "virtio-mmio.force-legacy=false");
+	argv_add2(a, "-chardev", "socket,id=files,fd=%d", SPAWN_FIRST + QEMU_FILES);
+	argv_add2(a, "-device", "vhost-user-fs-device,chardev=files,tag=%s,queue-size=%d", s->tag,
 		FILES_QUEUE);
 }
 
-int qemu_args_make(
-	const char *program, int version, const struct vmm_spec *s, struct qemu_args *ret)
+int qemu_args_make(const char *program, int version, const struct vmm_spec *s, struct argv *ret)
 {
-	struct qemu_args a = {.n = 0};
+	struct argv a = {.n = 0};
 
-	add(&a, "%s", program);
+	argv_add(&a, "%s", program);
 	machine_args(&a, s);
 	kernel_args(&a, s, version);
 	channel_args(&a, s);
@@ -210,10 +180,5 @@ int qemu_args_make(
 	disk_args(&a, s, 1);
 	network_args(&a, s);
 	files_args(&a, s);
-	if (a.failed) {
-		qemu_args_done(&a);
-		return -ENOMEM;
-	}
-	*ret = a;
-	return 0;
+	return argv_give(&a, ret);
 }

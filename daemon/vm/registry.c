@@ -325,7 +325,7 @@ static int wait_ready(struct registry *r, int ready_fd, int cancel_fd, struct ba
 static int start_fs(struct registry *r, const struct virtiofsd *v, int cancel_fd, int *ret_held,
 	struct banger_error *err)
 {
-	_cleanup_(registry_args_done) struct registry_args a = {.n = 0};
+	_cleanup_(argv_done) struct argv a = {.n = 0};
 	_cleanup_close_ int ready = -1, ready_theirs = -1, held = -1, until = -1, log = -1;
 	int pair[2];
 	char program[PATH_MAX], bangerd[PATH_MAX];
@@ -395,7 +395,7 @@ static int make_socket(int dir_fd, int *ret_listener, int *ret_client)
 static int start_daemon(
 	struct registry *r, const struct virtiofsd *v, int *ret_files, struct banger_error *err)
 {
-	_cleanup_(registry_args_done) struct registry_args a = {.n = 0};
+	_cleanup_(argv_done) struct argv a = {.n = 0};
 	_cleanup_close_ int listener = -1, client = -1;
 	char link[40], dir[PATH_MAX];
 

@@ -18,18 +18,19 @@
 #include <banger/paths.h>
 #include <banger/vm.h>
 #include <sys/types.h>
+#include "vm/argv.h"
 
 #define REGISTRY_TAG "banger"
-#define REGISTRY_MOUNT "banger"        /* in the VM's directory, and empty there */
+#define REGISTRY_MOUNT "banger" /* in the VM's directory, and empty there */
 #define REGISTRY_RECORD "registry.json"
-#define REGISTRY_LOG "registry.log"    /* bangerfs's; it keeps it short */
+#define REGISTRY_LOG "registry.log" /* bangerfs's; it keeps it short */
 
 struct registry;
 
 struct registry_options {
 	const struct banger_config *config; /* borrowed, for as long as it lives; the strings too */
 	const char *vm, *boot_id;
-	int dir_fd; /* of the VM; the same */
+	int dir_fd;   /* of the VM; the same */
 	bool changes; /* the VM may change the registry */
 	bool tied;    /* ends with the thread that starts it */
 	/* One of the two has ended, and not because somebody wanted it: a sentence. On a thread of the registry's. */
@@ -40,7 +41,8 @@ struct registry_options {
 int registry_new(const struct registry_options *o, struct registry **ret, struct banger_error *err);
 /* What the VMM gets: a connection to virtiofsd, and a descriptor to hold. Both are the caller's. UNSUPPORTED: no virtiofsd, or
  * no namespaces for this user; CANCELLED. On failure nothing of it runs any more. */
-int registry_start(struct registry *r, int cancel_fd, int *ret_files, int *ret_held, struct banger_error *err);
+int registry_start(
+	struct registry *r, int cancel_fd, int *ret_files, int *ret_held, struct banger_error *err);
 /* Take up those that an earlier daemon started. What is missing is told by `lost`. */
 int registry_find(struct registry *r, struct banger_error *err);
 /* End both and wait for it; registry_leave(): let them go on. Both free. NULL is fine. */
@@ -57,23 +59,16 @@ bool registry_doctor(const struct banger_config *config, char *detail, size_t si
 /* ---- registry_args.c: command lines; pure */
 
 enum virtiofsd_kind {
-	VIRTIOFSD_C,    /* of QEMU, up to 7.2 */
+	VIRTIOFSD_C, /* of QEMU, up to 7.2 */
 	VIRTIOFSD_RUST,
 };
 /* What `virtiofsd --version` says. *ret_version: "7.2.22". -EINVAL: it is no virtiofsd. */
 int virtiofsd_parse_version(const char *text, enum virtiofsd_kind *ret, char ret_version[32]);
 
-#define REGISTRY_ARGS 24
-struct registry_args {
-	char *v[REGISTRY_ARGS + 1]; /* NULL-terminated */
-	size_t n;
-	bool failed;
-};
-void registry_args_done(struct registry_args *a);
 /* dir: the mount, absolute. socket_fd: it listens there. root: it runs as root of the host. -ENOMEM. */
-int virtiofsd_args(const char *program, enum virtiofsd_kind kind, const char *dir, int socket_fd, bool root,
-	struct registry_args *ret);
-int bangerfs_args(const char *program, const char *socket, const char *vm, bool changes, int ready_fd, int until_fd,
-	struct registry_args *ret);
+int virtiofsd_args(const char *program, enum virtiofsd_kind kind, const char *dir, int socket_fd,
+	bool root, struct argv *ret);
+int bangerfs_args(const char *program, const char *socket, const char *vm, bool changes,
+	int ready_fd, int until_fd, struct argv *ret);
 
 #endif

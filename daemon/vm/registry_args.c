@@ -23,42 +23,6 @@
 #define THREADS 64
 #define NO_CAPABILITIES "-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap"
 
-void registry_args_done(struct registry_args *a)
-{
-	for (size_t i = 0; i < a->n; i++)
-		free(a->v[i]);
-	*a = (struct registry_args){0};
-}
-
-static void add(struct registry_args *a, const char *fmt, ...) _printf_(2, 3);
-static void add(struct registry_args *a, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (a->n == REGISTRY_ARGS) {
-		a->failed = true;
-		return;
-	}
-	va_start(ap, fmt);
-	if (vasprintf(&a->v[a->n], fmt, ap) < 0) {
-		a->v[a->n] = NULL;
-		a->failed = true;
-	} else {
-		a->n++;
-	}
-	va_end(ap);
-}
-
-static int give(struct registry_args *a, struct registry_args *ret)
-{
-	if (a->failed) {
-		registry_args_done(a);
-		return -ENOMEM;
-	}
-	*ret = *a;
-	return 0;
-}
-
 /* "virtiofsd version 7.2.22 (Debian …)\n…\nusing FUSE kernel interface version 7.36\n", "virtiofsd 1.13.2\n" or
  * "virtiofsd backend 1.4.0\n" */
 int virtiofsd_parse_version(const char *text, enum virtiofsd_kind *ret, char ret_version[32])
@@ -92,64 +56,64 @@ static char *escape(const char *path)
 	return to;
 }
 
-static void add_c(struct registry_args *a, const char *dir)
+static void add_c(struct argv *a, const char *dir)
 {
 	char *source = escape(dir);
 
 	a->failed |= !source;
-	add(a, "-f");
-	add(a, "-o");
-	add(a,
+	argv_add(a, "-f");
+	argv_add(a, "-o");
+	argv_add(a,
 		"source=%s,cache=none,xattr,announce_submounts,no_killpriv_v2,"
 		"sandbox=namespace,log_level=err,modcaps=" NO_CAPABILITIES,
 		source ?: "");
 	free(source);
 }
 
-static void add_rust(struct registry_args *a, const char *dir)
+static void add_rust(struct argv *a, const char *dir)
 {
-	add(a, "--shared-dir=%s", dir);
-	add(a, "--cache=never");
-	add(a, "--xattr");
-	add(a, "--announce-submounts");
-	add(a, "--inode-file-handles=never");
-	add(a, "--sandbox=namespace");
-	add(a, "--log-level=error");
-	add(a, "--modcaps=" NO_CAPABILITIES);
+	argv_add(a, "--shared-dir=%s", dir);
+	argv_add(a, "--cache=never");
+	argv_add(a, "--xattr");
+	argv_add(a, "--announce-submounts");
+	argv_add(a, "--inode-file-handles=never");
+	argv_add(a, "--sandbox=namespace");
+	argv_add(a, "--log-level=error");
+	argv_add(a, "--modcaps=" NO_CAPABILITIES);
 }
 
 int virtiofsd_args(const char *program, enum virtiofsd_kind kind, const char *dir, int socket_fd,
-	bool root, struct registry_args *ret)
+	bool root, struct argv *ret)
 {
-	struct registry_args a = {.n = 0};
+	struct argv a = {.n = 0};
 
-	add(&a, "%s", program);
-	add(&a, "--fd=%d", socket_fd);
-	add(&a, "--thread-pool-size=%d", THREADS);
+	argv_add(&a, "%s", program);
+	argv_add(&a, "--fd=%d", socket_fd);
+	argv_add(&a, "--thread-pool-size=%d", THREADS);
 	if (!root) /* who cannot raise it beyond what the daemon has raised it to */
-		add(&a, "--rlimit-nofile=0");
+		argv_add(&a, "--rlimit-nofile=0");
 	if (kind == VIRTIOFSD_C)
 		add_c(&a, dir);
 	else
 		add_rust(&a, dir);
-	return give(&a, ret);
+	return argv_give(&a, ret);
 }
 
 int bangerfs_args(const char *program, const char *socket, const char *vm, bool changes,
-	int ready_fd, int until_fd, struct registry_args *ret)
+	int ready_fd, int until_fd, struct argv *ret)
 {
-	struct registry_args a = {.n = 0};
+	struct argv a = {.n = 0};
 
-	add(&a, "%s", program);
-	add(&a, "-f");
-	add(&a, "--socket=%s", socket);
-	add(&a, "--vm=%s", vm);
-	add(&a, "--ready-fd=%d", ready_fd);
-	add(&a, "--until-fd=%d", until_fd);
+	argv_add(&a, "%s", program);
+	argv_add(&a, "-f");
+	argv_add(&a, "--socket=%s", socket);
+	argv_add(&a, "--vm=%s", vm);
+	argv_add(&a, "--ready-fd=%d", ready_fd);
+	argv_add(&a, "--until-fd=%d", until_fd);
 	if (!changes) { /* the kernel refuses what would write, before anybody is asked */
-		add(&a, "-o");
-		add(&a, "ro");
+		argv_add(&a, "-o");
+		argv_add(&a, "ro");
 	}
-	add(&a, REGISTRY_MOUNT);
-	return give(&a, ret);
+	argv_add(&a, REGISTRY_MOUNT);
+	return argv_give(&a, ret);
 }

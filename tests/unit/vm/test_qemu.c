@@ -25,7 +25,7 @@ static int version = 7;
 
 static void join(const struct vmm_spec *s, char ret[8192])
 {
-	struct qemu_args a;
+	struct argv a;
 
 	assert_int_equal(qemu_args_make("qemu", version, s, &a), 0);
 	ret[0] = '\0';
@@ -33,7 +33,7 @@ static void join(const struct vmm_spec *s, char ret[8192])
 		strcat(ret, i ? " " : "");
 		strcat(ret, a.v[i]);
 	}
-	qemu_args_done(&a);
+	argv_done(&a);
 }
 
 static void has(const char *line, const char *what)

@@ -16,7 +16,7 @@
 #include "vm/launch.h"
 #include "vm/registry_internal.h"
 
-static void join(struct registry_args *a, char ret[4096])
+static void join(struct argv *a, char ret[4096])
 {
 	ret[0] = '\0';
 	for (size_t i = 0; i < a->n; i++) {
@@ -24,7 +24,7 @@ static void join(struct registry_args *a, char ret[4096])
 		strcat(ret, a->v[i]);
 	}
 	assert_null(a->v[a->n]);
-	registry_args_done(a);
+	argv_done(a);
 }
 
 static void has(const char *line, const char *what)
@@ -41,7 +41,7 @@ static void hasnt(const char *line, const char *what)
 
 static void the_c_one(void **state)
 {
-	struct registry_args a;
+	struct argv a;
 	char line[4096];
 
 	assert_int_equal(
@@ -58,7 +58,7 @@ static void the_c_one(void **state)
 
 static void the_rust_one(void **state)
 {
-	struct registry_args a;
+	struct argv a;
 	char line[4096];
 
 	assert_int_equal(virtiofsd_args("v", VIRTIOFSD_RUST, "/var/a,b/banger", 10, false, &a), 0);
@@ -73,7 +73,7 @@ static void the_rust_one(void **state)
 
 static void bangerfs(void **state)
 {
-	struct registry_args a;
+	struct argv a;
 	char line[4096];
 
 	assert_int_equal(bangerfs_args("fs", "/run/x.sock", "web", true, 10, 11, &a), 0);

@@ -88,6 +88,10 @@
 	X(OPS_TRIM_LINES, "DELETE FROM op_lines WHERE op_id IN "                                   \
 			  "(SELECT op_id FROM ops WHERE seq <= ?1)")                               \
 	X(OPS_TRIM, "DELETE FROM ops WHERE seq <= ?1")                                             \
+	X(OPS_TRIM_LINES_OF_VMS, "DELETE FROM op_lines WHERE op_id IN (SELECT op_id FROM ops "     \
+				 "WHERE vm IS NOT NULL ORDER BY seq DESC LIMIT -1 OFFSET ?1)")     \
+	X(OPS_TRIM_VMS, "DELETE FROM ops WHERE seq IN (SELECT seq FROM ops "                       \
+			"WHERE vm IS NOT NULL ORDER BY seq DESC LIMIT -1 OFFSET ?1)")              \
 	X(LINE_PUT, "INSERT INTO op_lines (op_id, line) VALUES (?1, ?2)")                          \
 	X(LINES_OF_OP, "SELECT line FROM op_lines WHERE op_id = ?1 ORDER BY seq")                  \
 	X(LINES_NEWEST, "SELECT line FROM (SELECT seq, line FROM op_lines ORDER BY seq DESC "      \

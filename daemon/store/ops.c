@@ -7,6 +7,9 @@
  * disk, so it holds the writing lock for the time of some inserts only. In the write-ahead log it
  * stands before any later change, so that the fsync of that one covers it; a power cut may lose
  * records and lines of the moments before it, a crash of the daemon none that were handed over.
+ *
+ * What VMs do has a share of the room (STORE_OPS_SHARE_OF_VMS): a guest that has itself refused again and again
+ * pushes out its like, not the records of what people did.
  */
 #include "store/internal.h"
 #include <banger/log.h>
@@ -96,15 +99,28 @@ static int trim(struct store_connection *c, int64_t kept, struct banger_error *e
 	return r < 0 ? r : run_with(c, STORE_LINES_TRIM, kept * STORE_LINES_PER_OP, err);
 }
 
+static int trim_vms(struct store_connection *c, int64_t kept, struct banger_error *err)
+{
+	int64_t share = kept / STORE_OPS_SHARE_OF_VMS ?: 1;
+
+	int r = run_with(c, STORE_OPS_TRIM_LINES_OF_VMS, share, err);
+	return r < 0 ? r : run_with(c, STORE_OPS_TRIM_VMS, share, err);
+}
+
 static int put_batch(struct write *w, const struct banger_op_record *ops, size_t n,
 	const struct store_op_line *lines, size_t n_lines, int64_t kept, struct banger_error *err)
 {
+	bool of_vms = false;
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < n; i++)
+	for (size_t i = 0; r == 0 && i < n; i++) {
 		r = put_op(w->c, &ops[i], err);
+		of_vms |= ops[i].actor.vm[0] != '\0';
+	}
 	for (size_t i = 0; r == 0 && i < n_lines; i++)
 		r = put_line(w->c, &lines[i], err);
+	if (r == 0 && of_vms)
+		r = trim_vms(w->c, kept, err);
 	return r < 0 ? r : trim(w->c, kept, err);
 }
 

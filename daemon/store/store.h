@@ -91,6 +91,7 @@ struct store_op_line {
  * of their operation, and there are at most STORE_LINES_PER_OP * kept of them, so that those of operations
  * without a record go too. It is not synced to the disk: the next change is, and these before it. */
 #define STORE_LINES_PER_OP 32
+#define STORE_OPS_SHARE_OF_VMS 4 /* a quarter of the records, at most, is of what VMs did */
 int store_ops_put(struct store *s, const struct banger_op_record *ops, size_t n,
 	const struct store_op_line *lines, size_t n_lines, int64_t kept, struct banger_error *err);
 int store_op_find(struct store *s, const char *op_id_or_prefix, struct banger_op_record *ret, struct banger_error *err);

@@ -127,6 +127,25 @@ static void trims_records_and_their_lines(void **state)
 	assert_int_equal(count_lines(f, NULL), 5);
 }
 
+/* A VM that has itself refused again and again pushes out its own. */
+static void vms_have_a_share(void **state)
+{
+	enum { KEPT = 40, SHARE = KEPT / STORE_OPS_SHARE_OF_VMS };
+	struct fixture *f = *state;
+	struct banger_op_record ours = make_record("ours", BANGER_OK), r;
+
+	put(f, &ours, "{\"msg\":\"1\"}", KEPT);
+	for (int i = 0; i < 3 * KEPT; i++) {
+		r = make_record("fs.mkdir", BANGER_EXISTS);
+		strcpy(r.actor.vm, "web");
+		put(f, &r, "{\"msg\":\"2\"}", KEPT);
+	}
+	assert_int_equal(count_ops(f, 100, false, -1), 1 + SHARE);
+	assert_int_equal(count_lines(f, ours.op_id), 1);
+	assert_int_equal(count_lines(f, r.op_id), 1);
+	assert_int_equal(count_lines(f, NULL), 1 + SHARE);
+}
+
 /* Lines of operations that leave no record do not pile up. */
 static void trims_lines_without_record(void **state)
 {
@@ -181,7 +200,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, fixture_setup, fixture_teardown)
 		T(keeps_every_field), T(finds_by_prefix), T(a_later_record_replaces),
 		T(lists_newest_first_and_filters), T(trims_records_and_their_lines),
-		T(trims_lines_without_record), T(lines_come_in_order), T(a_batch_is_whole)};
+		T(vms_have_a_share), T(trims_lines_without_record), T(lines_come_in_order),
+		T(a_batch_is_whole)};
 
 	return cmocka_run_group_tests_name("store/ops", tests, NULL, NULL);
 }

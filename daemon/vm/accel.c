@@ -162,7 +162,7 @@ void accel_verdict(struct accel *a, struct accel_verdict *ret)
 /* Did the agent say anything in time? */
 static bool boots(struct accel *a, char *why, size_t size)
 {
-	struct vmm vm = {.pidfd = -1, .port = -1};
+	struct vmm vm = {.pidfd = -1, .port = -1, .control = -1};
 	struct banger_error err = {0};
 	const struct vmm_spec spec = {.name = "kvm-trial",
 		.op_id = banger_op_current(),

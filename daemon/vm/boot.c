@@ -296,7 +296,7 @@ int vm_boot(struct vm *vm, struct operation *op, bool early, struct banger_error
 		.net = VM_NET_NONE,
 		.disks = {.root_fd = -1, .base_fd = -1, .work_fd = -1}};
 	_cleanup_machine_ struct machine *m = NULL;
-	struct vmm vmm = {.pidfd = -1, .port = -1};
+	struct vmm vmm = {.pidfd = -1, .port = -1, .control = -1};
 
 	int r = vm_copy(vm, &b.row, err);
 	if (r == 0)

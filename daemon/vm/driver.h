@@ -64,6 +64,8 @@ struct vmm {
 	pid_t pid;
 	int pidfd; /* readable when it has ended */
 	int port;  /* socket: the other end of the agent's virtio-serial port; non-blocking */
+	int control; /* the same of the control channel, from before the VMM began: one that ends at once is still
+		      * seen to end, and why; -1: not connected yet */
 };
 void vmm_done(struct vmm *v); /* kills, reaps, closes; accepts one that never ran */
 
@@ -91,8 +93,9 @@ struct vmm_driver {
 	/* "7.2.22" or "" into buf; UNSUPPORTED when it is not installed. */
 	int (*version)(const struct banger_config *config, char *buf, size_t size,
 		struct banger_error *err);
-	/* Connect to the control channel in the VM's directory. event is called by control_read(). */
-	int (*control_open)(int dir_fd, vmm_event *event, void *arg, struct vmm_control **ret,
+	/* Take over a connection to the control channel (also on failure), or make one by the VM's directory if fd is -1.
+	 * event is called by control_read(). */
+	int (*control_open)(int dir_fd, int fd, vmm_event *event, void *arg, struct vmm_control **ret,
 		struct banger_error *err);
 	int (*control_fd)(const struct vmm_control *c); /* to poll for POLLIN */
 	/* Take what is there, without waiting; of one thread. Negative: the channel is lost, and whoever waits for

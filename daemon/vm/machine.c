@@ -72,6 +72,7 @@ void machine_unrefp(struct machine **p)
 	console_freep(&m->console);
 	banger_closep(&m->vmm.pidfd);
 	banger_closep(&m->vmm.port);
+	banger_closep(&m->vmm.control);
 	banger_closep(&m->leave);
 	banger_closep(&m->gone);
 	banger_closep(&m->lost);
@@ -350,7 +351,8 @@ int machine_new(const struct machine_options *o, struct machine **ret, struct ba
 	if (r == 0)
 		r = open_console(m, o->dir_fd, err);
 	if (r == 0)
-		r = m->driver->control_open(o->dir_fd, on_event, m, &m->control, err);
+		r = m->driver->control_open(
+			o->dir_fd, TAKE_FD(m->vmm.control), on_event, m, &m->control, err);
 	if (r == 0)
 		r = open_session(m, err);
 	if (r == 0) {

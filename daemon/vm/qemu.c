@@ -155,7 +155,8 @@ static int qemu_start(const struct banger_config *config, const struct vmm_spec 
 	struct vmm *ret, struct banger_error *err)
 {
 	_cleanup_(argv_done) struct argv a = {.n = 0};
-	_cleanup_close_ int ours = -1, theirs = -1, control = -1, output = open_output(spec);
+	_cleanup_close_ int ours = -1, theirs = -1, control = -1, control_ours = -1,
+			    output = open_output(spec);
 	struct spawn s = {.dir_fd = spec->dir_fd,
 		.output_fd = output,
 		.tied = spec->tied,
@@ -173,11 +174,18 @@ static int qemu_start(const struct banger_config *config, const struct vmm_spec 
 	r = spec->bare ? 0 : open_listener(spec->dir_fd, QEMU_CONTROL_SOCKET, &control);
 	if (r < 0)
 		return banger_error_set_errno(err, r, "cannot make a socket for the VM");
+	if (!spec->bare)
+		r = open_socket(spec->dir_fd, QEMU_CONTROL_SOCKET, &control_ours, err);
+	if (r < 0)
+		return r;
 	s.argv = a.v;
 	spawn_fds(spec, theirs, control, &s);
 	r = spawn_vmm(&s, &pid, &pidfd, err);
 	if (r == 0)
-		*ret = (struct vmm){.pid = pid, .pidfd = pidfd, .port = TAKE_FD(ours)};
+		*ret = (struct vmm){.pid = pid,
+			.pidfd = pidfd,
+			.port = TAKE_FD(ours),
+			.control = TAKE_FD(control_ours)};
 	return r;
 }
 
@@ -218,18 +226,18 @@ static void on_event(void *arg, const char *name, struct json_object *data)
 			c->event(c->arg, known[i].kind);
 }
 
-static int qemu_control_open(
-	int dir_fd, vmm_event *event, void *arg, struct vmm_control **ret, struct banger_error *err)
+static int qemu_control_open(int dir_fd, int fd_, vmm_event *event, void *arg,
+	struct vmm_control **ret, struct banger_error *err)
 {
 	struct vmm_control *c = calloc(1, sizeof(*c));
-	int fd = -1;
+	_cleanup_close_ int fd = fd_;
 
 	if (!c)
 		return banger_error_oom(err);
 	c->event = event;
 	c->arg = arg;
-	int r = open_socket(dir_fd, QEMU_CONTROL_SOCKET, &fd, err);
-	if (r == 0 && qmp_new(fd, on_event, c, &c->qmp) < 0)
+	int r = fd >= 0 ? 0 : open_socket(dir_fd, QEMU_CONTROL_SOCKET, &fd, err);
+	if (r == 0 && qmp_new(TAKE_FD(fd), on_event, c, &c->qmp) < 0)
 		r = banger_error_oom(err);
 	if (r < 0)
 		free(c);

@@ -124,7 +124,7 @@ static void kill_stranger(pid_t pid, int64_t start)
 /* It is there. 0; -ESRCH when it is not after all. */
 static int hold(struct vm *vm, const struct banger_vm *row, struct machine **ret)
 {
-	struct vmm vmm = {.pid = (pid_t)row->pid, .port = -1};
+	struct vmm vmm = {.pid = (pid_t)row->pid, .port = -1, .control = -1};
 	struct banger_error err = {0};
 
 	vmm.pidfd = (int)syscall(SYS_pidfd_open, vmm.pid, 0);

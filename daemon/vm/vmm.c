@@ -20,5 +20,6 @@ void vmm_done(struct vmm *v)
 	}
 	banger_closep(&v->pidfd);
 	banger_closep(&v->port);
-	*v = (struct vmm){.pidfd = -1, .port = -1};
+	banger_closep(&v->control);
+	*v = (struct vmm){.pidfd = -1, .port = -1, .control = -1};
 }

@@ -31,8 +31,8 @@ static size_t n_far_ends;
 static bool silent;
 static volatile bool unreachable;
 
-static int fake_control_open(
-	int dir_fd, vmm_event *event, void *arg, struct vmm_control **ret, struct banger_error *err)
+static int fake_control_open(int dir_fd, int fd, vmm_event *event, void *arg,
+	struct vmm_control **ret, struct banger_error *err)
 {
 	struct vmm_control *c = calloc(1, sizeof(*c));
 

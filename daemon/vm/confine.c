@@ -4,9 +4,9 @@
  * QEMU's own filter of system calls keeps from it. This takes more:
  *	capabilities	all of root's but the one for low ports, which are published by the VMM itself. What the VMM
  *			works on it gets as descriptors.
- *	Landlock	no file is made, written or removed but in the VM's directory; of /dev files are written
- *			(/dev/kvm), and none made. No process outside can be traced, and with newer kernels none
- *			signalled. Reading is left as it is: where a VMM has its libraries and its firmware is the host's
+ *	Landlock	no file is made, written or removed but in the VM's directory; of /dev those few are written
+ *			that a VMM may need, and no disks. No process outside can be traced, and with newer kernels
+ *			none signalled. Reading is left as it is: where a VMM has its libraries and its firmware is the host's
  *			business.
  * Neither needs rights, so VMs of other users have it too.
  */
@@ -18,6 +18,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <banger/cleanup.h>
 
 /* linux/landlock.h of this kernel may be older than the kernel. */
 #define FS_WRITE_FILE (UINT64_C(1) << 1)
@@ -56,8 +57,21 @@ static void allow(int rules, int parent, uint64_t what)
 {
 	const struct beneath b = {what, parent};
 
-	if (parent >= 0)
-		syscall(SYS_landlock_add_rule, rules, RULE_PATH_BENEATH, &b, 0);
+	syscall(SYS_landlock_add_rule, rules, RULE_PATH_BENEATH, &b, 0);
+}
+
+static void allow_devices(int rules)
+{
+	static const char *const devices[] = {"/dev/kvm", "/dev/null", "/dev/vhost-net"};
+
+	for (size_t i = 0; i < ELEMENTSOF(devices); i++) {
+		int fd = open(devices[i], O_PATH | O_CLOEXEC);
+
+		if (fd < 0)
+			continue;
+		allow(rules, fd, FS_WRITE_FILE);
+		close(fd);
+	}
 }
 
 static void confine_files(int dir_fd)
@@ -72,16 +86,14 @@ static void confine_files(int dir_fd)
 	r.scoped = version >= 6 ? SCOPE_SIGNAL_6 : 0;
 	int rules = syscall(
 		SYS_landlock_create_ruleset, &r, version >= 6 ? sizeof(r) : sizeof(r.fs), 0);
-	int dev = open("/dev", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-	allow(rules, dir_fd, r.fs);
-	allow(rules, dev, FS_WRITE_FILE);
-	if (rules >= 0)
-		syscall(SYS_landlock_restrict_self, rules, 0);
-	if (rules >= 0)
-		close(rules);
-	if (dev >= 0)
-		close(dev);
+	if (rules < 0)
+		return;
+	if (dir_fd >= 0)
+		allow(rules, dir_fd, r.fs);
+	allow_devices(rules);
+	syscall(SYS_landlock_restrict_self, rules, 0);
+	close(rules);
 }
 
 void confine_vmm(int dir_fd)

@@ -331,6 +331,8 @@ static void confined(void **state)
 		snprintf(script, sizeof(script), "echo x > %s/out", p.path);
 		assert_int_not_equal(run(&s, script), 0);
 		assert_int_equal(faccessat(p.parent, "out", F_OK, 0), -1);
+		/* Nor a device that is nothing to it. */
+		assert_int_not_equal(run(&s, "echo x > /dev/zero"), 0);
 	}
 	remove_place(&p);
 }

@@ -286,7 +286,12 @@ def test_two_readers_of_events(mnt):
 
 def holds(pid, path):
     """Has the process the file open?"""
-    return any(os.readlink(f'/proc/{pid}/fd/{fd}') == str(path) for fd in os.listdir(f'/proc/{pid}/fd'))
+    def leads_to(fd):
+        try:
+            return os.readlink(f'/proc/{pid}/fd/{fd}')
+        except FileNotFoundError:  # closed meanwhile
+            return None
+    return str(path) in map(leads_to, os.listdir(f'/proc/{pid}/fd'))
 
 
 def test_a_blocked_reader_can_be_interrupted(mnt):

@@ -11,7 +11,7 @@ import pytest
 
 import harness
 import kernels
-from harness import PROGRAM, run
+from harness import PROGRAM, run, until
 
 
 @pytest.fixture(scope='session')
@@ -115,10 +115,10 @@ def test_directory_image_and_pipe(banger, small, tmp_path):
 
 
 def test_in_the_tree(mnt, small):
-    """kernels/NAME shows what was imported, at once, and nothing of it can be changed."""
+    """kernels/NAME shows what was imported, and nothing of it can be changed."""
     mnt.banger.ctl('kernel', 'import', small, '--name', 'k')
     kernel = rows(mnt.banger)['k']
-    assert os.listdir(mnt / 'kernels') == ['k']
+    until(lambda: os.listdir(mnt / 'kernels') == ['k'], 'the kernel to show')
     document = json.loads((mnt / 'kernels/k/kernel.json').read_text())
     assert document['id'] == kernel['id'] and document['version'] == kernel['version']
     state = mnt.banger.state / 'kernels' / kernel['id']
@@ -127,7 +127,7 @@ def test_in_the_tree(mnt, small):
         with pytest.raises(OSError):
             change()
     mnt.banger.ctl('kernel', 'rm', 'k')
-    assert os.listdir(mnt / 'kernels') == []
+    until(lambda: os.listdir(mnt / 'kernels') == [], 'the kernel to go')
 
 
 # ---- what is refused, and with which words

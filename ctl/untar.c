@@ -23,10 +23,9 @@
 #include <banger/op.h>
 
 #define BUFFER (256 * 1024)
-#define MAP_MAX                                                                                    \
-	(32 * 1024 *                                                                               \
-		1024) /* what libarchive may read to come to the next header or data: it keeps the map of a
-				    * sparse file, which is as long as the VM says, in a dozen times that memory */
+/* What libarchive may read to come to the next header or data: it keeps the map of a sparse file, which is as long as
+ * the VM says, in a dozen times that memory. */
+#define MAP_MAX (32 * 1024 * 1024)
 
 struct untar {
 	pthread_t thread;

@@ -24,8 +24,8 @@
 #include "loop.h"
 #include "passthrough.h"
 
-#define DOCUMENTS_MAX                                                                              \
-	4096 /* open at once; each has at most 64 KiB, but for queues of events, which share their lines */
+/* Open at once. Each has at most 64 KiB, but for queues of events, which share their lines. */
+#define DOCUMENTS_MAX 4096
 #define COPY_ALONE 65536 /* bytes whose copying takes so long that others should not wait for it */
 
 /* ---- a buffer for each worker */

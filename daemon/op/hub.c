@@ -11,7 +11,8 @@
  * A wake-up is cheap to give and dear to have: who is woken takes the CPU from the one that has a
  * reply to send. So wake-ups are given without the lock, which the woken one wants first of all, and
  * a thread that will answer a request may put off those that follow from its change (hub_hold): the
- * reply says all that its client waits for. The texts are in the queues meanwhile, and who publishes without holding gives all wake-ups that are due.
+ * reply says all that its client waits for. The texts are in the queues meanwhile, and who publishes
+ * without holding gives all wake-ups that are due.
  */
 #include "op/hub.h"
 #include <banger/op.h>

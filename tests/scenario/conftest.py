@@ -17,6 +17,7 @@ import threading
 import pytest
 
 import harness
+import kernels
 
 QUICK = bool(os.environ.get('BANGER_QUICK'))
 SLOW_FACTOR = float(os.environ.get('BANGER_SLOW', '1'))  # sanitizer builds
@@ -58,6 +59,18 @@ def scratch():
 @pytest.fixture(scope='session')
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='session')
+def small(cache):
+    """A kernel with the few modules that VMs need, to import."""
+    return kernels.small_tar(kernels.find_deb(cache), cache / 'vm-kernel.tar')
+
+
+@pytest.fixture(scope='session')
+def root(cache):
+    """A root filesystem of busybox's that boots."""
+    return kernels.bootable_ext4(cache)
 
 
 @pytest.fixture(scope='session')

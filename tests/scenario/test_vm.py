@@ -12,20 +12,9 @@ import time
 import pytest
 
 import harness
-import kernels
 from harness import PROGRAM, until
 
 pytestmark = [pytest.mark.needs('qemu-system-x86_64', 'banger-agent'), pytest.mark.limit(300)]
-
-
-@pytest.fixture(scope='session')
-def small(cache):
-    return kernels.small_tar(kernels.find_deb(cache), cache / 'vm-kernel.tar')
-
-
-@pytest.fixture(scope='session')
-def root(cache):
-    return kernels.bootable_ext4(cache)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import time
 import pytest
 
 import harness
-import kernels
 from harness import PROGRAM, until
 from test_vms import call, execute, refused, state
 from wire import WireError
@@ -23,16 +22,6 @@ VIRTIOFSD = [p for p in (os.environ.get('BANGER_VIRTIOFSD'), '/usr/libexec/virti
 pytestmark = [pytest.mark.needs('qemu-system-x86_64', 'banger-agent', 'mke2fs', 'getfattr'), pytest.mark.limit(300),
               pytest.mark.skipif(not VIRTIOFSD, reason='needs virtiofsd')]
 ENV = {'BANGER_VIRTIOFSD': VIRTIOFSD[0]} if VIRTIOFSD else {}
-
-
-@pytest.fixture(scope='session')
-def small(cache):
-    return kernels.small_tar(kernels.find_deb(cache), cache / 'vm-kernel.tar')
-
-
-@pytest.fixture(scope='session')
-def root(cache):
-    return kernels.bootable_ext4(cache)
 
 
 @pytest.fixture
